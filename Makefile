@@ -1,0 +1,61 @@
+# Everything a reader does with the project. `make help` lists it.
+PROFILE ?= laptop
+ONLY ?=
+PARAMS ?=
+PYTHON ?= python3
+PORT ?= 8000
+# 1: take torch from the system (a GPU node's own build), not from the lock
+SYSTEM_TORCH ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Named by content, so that touching a file installs nothing again.
+LOCK := $(shell cat requirements.lock pyproject.toml | git hash-object --stdin)
+READY := $(VENV)/.ready-$(LOCK)
+RUN := $(BIN)/python -m helpers.execute
+
+.DEFAULT_GOAL := help
+.PHONY: help setup execute publish book serve test lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | \
+	  awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@echo "  settings: PROFILE=laptop ONLY=05 PARAMS=\"name=value ...\" PORT=8000 PYTHON=python3.12 SYSTEM_TORCH=1"
+
+setup: $(READY) ## make .venv from requirements.lock (every target does)
+
+$(READY):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Python %d.%d was found, 3.11 to 3.13 is needed; name one with PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "this Python cannot make virtual environments; install its venv package (python3-venv) or name another with PYTHON="; exit 1; }
+	@echo "installing into $(VENV) (once; a few minutes)"
+	@$(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(VENV)
+	@grep -v $(if $(SYSTEM_TORCH),'^torch==','^#') requirements.lock > $(VENV)/lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.ready-* && touch $@
+
+execute: $(READY) ## run every chapter of PROFILE, build its book, compare
+	@$(RUN) run --profile "$(PROFILE)" --only "$(ONLY)" --params "$(PARAMS)"
+
+publish: $(READY) ## copy a finished run of PROFILE into book/
+	@$(RUN) publish --profile "$(PROFILE)"
+
+book: $(READY) ## build the published book into _build/html
+	@$(RUN) book
+
+serve: $(READY) ## build the published book, show it on 127.0.0.1:PORT
+	@$(RUN) book
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+test: $(READY) ## all tests: units, chapters, book, browser
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## style of code and notebooks
+	@$(BIN)/ruff check helpers tests notebooks
+
+bench: $(READY) ## paired timings of the training loops
+	@$(BIN)/python -m tests.bench
+
+clean: ## remove what was built and run; the published book stays
+	rm -rf _build artifacts

@@ -1,0 +1,130 @@
+"""Which helper modules a piece of code really imports, and their hash.
+
+Only the abstract syntax is hashed, without docstrings: a comment, a
+docstring or a blank line makes nothing stale.
+"""
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+from helpers.paths import ROOT
+
+# They move and record artifacts, but decide nothing that is in them.
+INFRASTRUCTURE = frozenset(
+    f"helpers.{name}"
+    for name in ("artifacts", "errors", "execute", "paths", "progress",
+                 "sources")
+)
+
+
+def closure_hash(module: str) -> str:
+    """sha256 over a helper module and every helper module it imports."""
+    return hash_modules(closure([module]))
+
+
+def hash_modules(modules: list[str]) -> str:
+    """sha256 (hex) over the syntax of the named helper modules."""
+    parts = [f"{name} {_syntax_hash(name)}" for name in sorted(modules)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def closure(modules: list[str]) -> list[str]:
+    """The modules and, transitively, the helper modules they import.
+
+    Infrastructure (``INFRASTRUCTURE``) is left out. Imports inside
+    functions count: helpers import heavy libraries and each other lazily.
+    """
+    seen: set[str] = set()
+    todo = [name for name in modules if _file(name)]
+    while todo:
+        name = todo.pop()
+        if name in seen or _is_infrastructure(name):
+            continue
+        seen.add(name)
+        todo += imported(ast.parse(_file(name).read_text()), name)
+    return sorted(seen)
+
+
+def imported(tree: ast.AST, module: str = "") -> list[str]:
+    """The helper modules that a syntax tree imports, absolute names."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, module)
+            found += [f"{base}.{alias.name}" for alias in node.names]
+    # Importing a.b.c also runs a and a.b.
+    every = {name for full in found for name in _with_parents(full)}
+    return sorted(name for name in every if _file(name))
+
+
+def data_files(module: str) -> list[Path]:
+    """Data beside a package's code (tables, prompts) that it may read."""
+    folder = ROOT / Path(*module.split("."))
+    return sorted(
+        file
+        for file in folder.glob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    )
+
+
+def _with_parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
+def _is_infrastructure(name: str) -> bool:
+    return any(
+        name == known or name.startswith(known + ".")
+        for known in INFRASTRUCTURE
+    )
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return node.module or ""
+    is_package = _file(module).name == "__init__.py"
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join(parts + ([node.module] if node.module else []))
+
+
+def _file(name: str) -> Path | None:
+    """The source file of a helper module, None for anything else."""
+    if name.split(".")[0] != "helpers":
+        return None
+    path = ROOT / Path(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file() and candidate != ROOT / "helpers/__init__.py":
+            return candidate
+    return None
+
+
+def _syntax_hash(name: str) -> str:
+    file = _file(name)
+    content = syntax(file.read_text()).encode()
+    if file.name == "__init__.py":
+        content += b"".join(f.read_bytes() for f in data_files(name))
+    return hashlib.sha256(content).hexdigest()
+
+
+@functools.lru_cache(maxsize=512)
+def syntax(source: str) -> str:
+    """The syntax tree of Python source as text, docstrings left out."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
