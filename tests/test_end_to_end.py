@@ -1,0 +1,131 @@
+"""The whole report at the smoke profile, and the published book.
+
+Every chapter runs once, in a folder of its own; the book of that run and
+the published one are built with ``-W`` and opened in a real browser whose
+every host but this machine is blocked.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from helpers import paths
+from helpers.execute import chapters, results
+from tests import browser
+
+NOTEBOOKS = chapters.sources()
+
+
+def execute(*words: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.execute", *words],
+        cwd=paths.ROOT, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """Artifacts of a smoke run made now; what it printed."""
+    root = tmp_path_factory.mktemp("artifacts")
+    said = execute("run", "--profile", "smoke", BOOK_ARTIFACTS=str(root))
+    return root, said
+
+
+def executed(smoke, name: str):
+    return results.read(smoke[0] / "smoke" / "chapters" / f"{name}.ipynb")
+
+
+def test_every_chapter_runs_and_the_book_builds(smoke):
+    assert f"{len(NOTEBOOKS)} of {len(NOTEBOOKS)} chapters ran" in smoke[1]
+    assert (paths.build("smoke") / "html" / "index.html").is_file()
+
+
+def test_running_again_runs_nothing(smoke):
+    said = execute("run", "--profile", "smoke", BOOK_ARTIFACTS=str(smoke[0]))
+    assert f"0 of {len(NOTEBOOKS)} chapters ran" in said
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_chapter_reads_only_what_it_says_it_needs(smoke, name):
+    needed = set(chapters.with_needs(name, NOTEBOOKS)) - {name}
+    made = {
+        path
+        for other in needed
+        for path in executed(smoke, other).metadata["book"]["writes"]
+    }
+    assert set(executed(smoke, name).metadata["book"]["reads"]) <= made
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_chapter_says_nothing_it_should_not(smoke, name):
+    """No warnings, no paths, no widget, nothing empty where a chart is due."""
+    notebook = executed(smoke, name)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "stream" or output.name != "stderr"
+            text = str(output.get("text", "")) + str(output.get("data", ""))
+            assert str(paths.ROOT) not in text
+            assert "Warning" not in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_numbers_in_prose_come_from_the_run(name):
+    """A typed decimal or percentage stands only beside its citation.
+
+    Formulas and code are set aside; what a chapter measured is glued.
+    """
+    for cell in NOTEBOOKS[name].cells:
+        if cell.cell_type != "markdown":
+            continue
+        text = re.sub(r"```.*?\n|\$[^$]*\$|`[^`]*`|\$\$.*?\$\$", "",
+                      cell.source, flags=re.S)
+        for paragraph in text.split("\n\n"):
+            if "{cite" not in paragraph:
+                typed = re.findall(r"\d+\.\d+|\d+(?:\.\d+)? ?%", paragraph)
+                assert typed == [], paragraph
+
+
+def test_headline_numbers_are_collected(smoke):
+    for name in NOTEBOOKS:
+        assert results.headlines(executed(smoke, name)), name
+
+
+@pytest.mark.parametrize("width, dark", [(1300, False), (400, True)])
+def test_browser_opens_the_run_book_offline(smoke, width, dark):
+    html = paths.build("smoke") / "html"
+    assert browser.audit(html, width=width, dark=dark) == []
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The committed book, built as its reader builds it."""
+    execute("book")
+    return paths.ROOT / "_build" / "html"
+
+
+@pytest.mark.parametrize("width, dark", [(1300, True), (400, False)])
+def test_browser_opens_the_published_book_offline(published, width, dark):
+    assert browser.audit(published, width=width, dark=dark) == []
+
+
+def test_published_chapters_are_whole():
+    """Every chapter is published with its record and headline numbers."""
+    for name, notebook in NOTEBOOKS.items():
+        file = paths.PUBLISHED / f"{name}.ipynb"
+        book = results.read(file)
+        assert book.metadata["book"]["profile"] == "laptop"
+        assert chapters.sidecar_path(file).is_file()
+        code = [c.source for c in notebook.cells if c.cell_type == "code"]
+        ran = [
+            c.source for c in book.cells
+            if c.cell_type == "code" and c.id != "injected-parameters"
+        ]
+        assert ran == code, f"{name} was edited after it was published"
+        numbers = results.published("laptop")["chapters"][name]["numbers"]
+        assert numbers == results.headlines(book)
