@@ -1,0 +1,1 @@
+"""Charts, one module per kind of data; `theme` holds the house style."""

@@ -1,0 +1,80 @@
+"""Compare what features (or neurons) do on two classes of documents.
+
+The poster's definition: a feature's activation for a class is the *mean
+over documents of the maximum over tokens*; its *deflection* is that mean
+minus the control's. Everything here starts from those document maxima, an
+array [documents, d_sae] from ``helpers.features``, and from the corpus's
+document frame, whose rows are in the same order. Features and neurons go
+through the same functions.
+
+Documents come in matched sets (column ``group``): the same sentence in two
+moods or two languages. They are therefore exchanged, split and resampled
+by matched set and never one by one.
+"""
+
+from helpers.compare.contrasts import (
+    Contrast,
+    against,
+    class_means,
+    live_features,
+    pairs,
+)
+from helpers.compare.effects import auroc, cohens_d
+from helpers.compare.lengths import equal_length_max, lengths
+from helpers.compare.overlap import Overlap, pivots, shared_mass, shared_table
+from helpers.compare.permutation import (
+    Tendency,
+    Units,
+    matched_sets,
+    permutation_p,
+    tendencies,
+    tendency,
+    verdict,
+)
+from helpers.compare.tables import (
+    STRONG,
+    best_unit,
+    compare,
+    compare_pair,
+    halve,
+    leads,
+    null_contrast,
+    null_pair,
+    side_by_side,
+    strongest,
+    summary,
+)
+
+__all__ = [
+    "STRONG",
+    "Contrast",
+    "Overlap",
+    "Tendency",
+    "Units",
+    "against",
+    "auroc",
+    "best_unit",
+    "class_means",
+    "cohens_d",
+    "compare",
+    "compare_pair",
+    "equal_length_max",
+    "halve",
+    "leads",
+    "lengths",
+    "live_features",
+    "matched_sets",
+    "null_contrast",
+    "null_pair",
+    "pairs",
+    "permutation_p",
+    "pivots",
+    "shared_mass",
+    "shared_table",
+    "side_by_side",
+    "strongest",
+    "summary",
+    "tendencies",
+    "tendency",
+    "verdict",
+]
