@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from helpers.features import FeatureTable
 
 HUE = "230, 159, 0"  # Okabe-Ito orange
-BAR = "0, 114, 178"  # Okabe-Ito blue
-DARKEST = 0.85  # opacity of the strongest activation
+BAR = "86, 180, 233"  # Okabe-Ito sky: clear on light and dark
+DARKEST = 0.5  # opacity of the strongest; more hides text on dark pages
 STRONG = 0.5  # share of the maximum from which a token is underlined
 
 TEXT_STYLE = (
@@ -193,7 +193,7 @@ def _bars(means: Mapping[str, float]) -> str:
         f'{SMALL}"><span style="flex: 0 0 9em">{escape(str(name))}</span>'
         '<span style="flex: 1 1 6em"><span style="display: block; '
         f"height: 0.7em; width: {100 * abs(value) / scale:.1f}%; "
-        f'background: rgba({BAR}, 0.75)"></span></span>'
+        f'background: rgba({BAR}, 0.9)"></span></span>'
         f'<span style="flex: 0 0 4em; text-align: right">{value:.3g}</span>'
         "</div>"
         for name, value in means.items()

@@ -365,20 +365,30 @@ def top_bars(
     names = list(dict.fromkeys(table["contrast"]))
     return alt.vconcat(
         *(
-            _bars(top[top["contrast"] == name], name, frame["x"], unit)
+            _bars(
+                top[top["contrast"] == name],
+                name,
+                frame["x"],
+                unit,
+                lowest=name == names[-1],
+            )
             for name in names
-        )
+        ),
+        spacing=8,
     ).resolve_scale(x="shared")
 
 
-def _bars(top, name, values, unit):
+def _bars(top, name, values, unit, lowest):
     low, high = min(values.min(), 0.0), max(values.max(), 0.0)
     return (
         alt.Chart(top)
         .mark_bar()
         .encode(
             x=alt.X(
-                "x:Q", title="deflection", scale=alt.Scale(domain=[low, high])
+                "x:Q",
+                title=AXIS if lowest else None,
+                scale=alt.Scale(domain=[low, high], nice=True),
+                axis=alt.Axis(labels=lowest, ticks=lowest, tickCount=8),
             ),
             y=alt.Y(
                 "name:N",
@@ -394,7 +404,7 @@ def _bars(top, name, values, unit):
         .properties(
             width=WIDTH - 90,
             height=alt.Step(17),
-            title=alt.Title(name, anchor="start"),
+            title=alt.Title(name, fontSize=13, fontWeight="normal", offset=4),
         )
     )
 
@@ -443,6 +453,7 @@ def overlaps(frame: pd.DataFrame):
             "share:Q",
             title="share of a document's feature mass that is shared",
             scale=alt.Scale(zero=True),
+            axis=alt.Axis(tickCount=6),
         ),
         shape=alt.Shape(
             "pair:N",

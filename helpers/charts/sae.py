@@ -62,16 +62,24 @@ def loss_bars(losses: pd.DataFrame) -> alt.LayerChart:
         .round({"nats": 4})
     )
     order = alt.Y("text_class:N", sort=list(losses.index), title=None)
-    base = alt.Chart(long).properties(width=WIDTH - 120)
+    base = alt.Chart(long).properties(
+        width=WIDTH - 120, height=alt.Step(24)
+    )
     line = base.mark_rule(opacity=0.4).encode(
         x="min(nats):Q", x2="max(nats):Q", y=order
     )
     names = list(TREATMENTS.values())
     dots = base.mark_point(size=70, opacity=1).encode(
-        x=alt.X("nats:Q", title="next-token loss (nats a token)"),
+        x=alt.X(
+            "nats:Q",
+            title="next-token loss (nats a token)",
+            scale=alt.Scale(zero=False, padding=12),
+        ),
         y=order,
         color=alt.Color("treatment:N", title=None, scale=_colours(names)),
-        shape=alt.Shape("treatment:N", title=None, sort=names),
+        shape=alt.Shape(
+            "treatment:N", title=None, scale=alt.Scale(domain=names)
+        ),
         tooltip=["text_class:N", "treatment:N", "nats:Q"],
     )
     return line + dots
@@ -117,7 +125,9 @@ def density_histogram(
         .properties(width=WIDTH, height=130)
     )
     names = list(densities)
-    return chart.facet(row=alt.Row("SAE:N", title=None, sort=names))
+    top = alt.Header(labelOrient="top", labelFontWeight="bold")
+    row = alt.Row("SAE:N", title=None, sort=names, header=top)
+    return chart.facet(row=row)
 
 
 def density_counts(
@@ -144,7 +154,9 @@ def density_counts(
 
 def score_bars(scores: pd.DataFrame) -> alt.LayerChart:
     """Published and own scores: columns what, score (0-1), source, ours."""
-    base = alt.Chart(scores).properties(width=WIDTH - 160)
+    base = alt.Chart(scores).properties(
+        width=WIDTH - 160, height=alt.Step(30)
+    )
     order = alt.Y("what:N", sort=list(scores["what"]), title=None)
     bars = base.mark_bar().encode(
         x=alt.X(

@@ -154,11 +154,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden)
         d_table = torch.zeros_like(table, dtype=torch.float32)
         total = d_table.new_zeros(())
+        logits = hidden.new_empty(CHUNK, table.shape[1])  # one for all chunks
         for start in range(0, len(hidden), CHUNK):
             rows = slice(start, start + CHUNK)
             h, at = hidden[rows], targets[rows]
             own = torch.arange(len(h), device=h.device), at
-            p = torch.softmax(h @ table, dim=-1)
+            p = torch.mm(h, table, out=logits[: len(h)])
+            torch.softmax(p, dim=-1, out=p)
             total -= p[own].float().log().sum()
             p[own] -= 1
             torch.mm(p, table.T, out=d_hidden[rows])

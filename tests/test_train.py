@@ -1,0 +1,283 @@
+"""The loop: agreement with a plain one, unit rows, schedule, its stops."""
+
+import itertools
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import kernels, sae, train
+from helpers.errors import InputError
+
+SETTINGS = train.Settings(
+    activations=640, batch=64, lr=3e-3, dead_after=100, log_every=4, aux_k=8
+)
+
+
+def data(d_in=12, true=24, batch=64, seed=0):
+    """Endless batches of sparse sums of fixed directions."""
+    random = torch.Generator().manual_seed(seed)
+    rows = torch.randn(true, d_in, generator=random)
+    rows /= rows.norm(dim=1, keepdim=True)
+    while True:
+        on = torch.rand(batch, true, generator=random) < 0.08
+        yield (on * torch.rand(batch, true, generator=random)) @ rows + 0.3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small products are faster so, much faster on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Compare in float32, whatever the machine."""
+    monkeypatch.setattr(kernels, "compute_dtype", lambda _: torch.float32)
+
+
+def plain_loop(model, batches, settings, scale):
+    """The same training, autograd and the textbook order, no tricks."""
+    adam = torch.optim.Adam(
+        model.parameters(), lr=settings.lr, betas=settings.betas
+    )
+    for step, x in enumerate(itertools.islice(batches, settings.steps)):
+        x = x * scale
+        f = model.encode(x)
+        loss = (model.decode(f) - x).pow(2).sum(1).mean()
+        loss = loss + getattr(model, "l1", 0) * f.sum(1).mean()
+        adam.zero_grad()
+        loss.backward()
+        for row, gradient in zip(
+            model.W_dec.data, model.W_dec.grad, strict=True
+        ):
+            gradient -= (gradient @ row) * row
+        for group in adam.param_groups:
+            group["lr"] = train.learning_rate(step, settings)
+        adam.step()
+        for row in model.W_dec.data:
+            row /= row.norm()
+    model.fold_scale(scale)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "l1"])
+def test_the_loop_is_the_plain_loop(architecture):
+    settings = train.Settings(activations=640, batch=64, lr=3e-3, aux=0.0)
+    ours, plain = (
+        train.build(architecture, 12, "h", expansion=3, k=4, l1=0.1, seed=1)
+        for _ in range(2)
+    )
+    train.train(ours, data(), settings, scale=2.0)
+    plain_loop(plain, data(), settings, scale=2.0)
+    for found, expected in zip(
+        ours.parameters(), plain.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "l1"])
+def test_decoder_rows_are_unit_after_every_step(architecture, monkeypatch):
+    worst = []
+    renormalise = train.renormalise
+
+    def watched(model):
+        renormalise(model)
+        worst.append((model.W_dec.norm(dim=1) - 1).abs().max().item())
+
+    monkeypatch.setattr(train, "renormalise", watched)
+    model = train.build(
+        architecture, 12, "h", expansion=3, k=4, l1=0.1, seed=1
+    )
+    train.train(model, data(), SETTINGS)
+    assert len(worst) == SETTINGS.steps and max(worst) < 1e-6
+
+
+def test_the_projected_gradient_is_orthogonal_to_each_row():
+    model = sae.TopKSAE(12, 36, "h", 4)
+    train.set_gradients(model, model.gradients(next(data())).gradients)
+    assert (model.W_dec.grad * model.W_dec).sum(1).abs().max() > 1e-3
+    train.project_gradient(model)
+    assert (model.W_dec.grad * model.W_dec).sum(1).abs().max() < 1e-6
+
+
+def test_training_lowers_the_error_and_finds_the_sparsity():
+    model = sae.TopKSAE(12, 48, "h", 3)
+    settings = train.Settings(
+        activations=64 * 200, batch=64, lr=3e-3, log_every=20
+    )
+    log = train.fit(model, data(), settings)
+    assert log[-1]["fvu"] < 0.5 * log[0]["fvu"]
+    assert 2 < log[-1]["l0"] <= 3
+    last = torch.cat(list(itertools.islice(data(), 180, 200)))
+    error = (model(last) - last).pow(2).sum()
+    fvu = error / (last - last.mean(0)).pow(2).sum()
+    assert fvu.item() == pytest.approx(log[-1]["fvu"], rel=0.1)
+
+
+def test_the_log_counts_by_hand():
+    model = sae.TopKSAE(12, 36, "h", 4)
+    x = next(data())
+    settings = train.Settings(activations=64, batch=64, lr=0.0, aux=0.0)
+    (line,) = train.train(model, [x], settings)
+    rebuilt, f = model(x), model.encode(x)
+    fvu = (rebuilt - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+    assert line["fvu"] == pytest.approx(fvu.item(), rel=1e-4)
+    assert line["l0"] == pytest.approx((f > 0).sum(1).float().mean().item())
+    assert line["tokens"] == 64 and line["step"] == 1
+
+
+def test_silent_latents_are_dead_until_they_fire():
+    model = sae.TopKSAE(12, 36, "h", 4)
+    meter = train.Meter(model, SETTINGS)
+    x, error = torch.ones(64, 12), torch.zeros(64, 12)
+    none = torch.zeros(36)
+    for _ in range(2):
+        meter.update(x, kernels.Result(error, none, None))
+    assert meter.line(1)["dead"] == 1 and len(meter.dead) == 36
+    some = none.clone()
+    some[:9] = 1
+    meter.update(x, kernels.Result(error, some, None))
+    assert meter.line(2)["dead"] == 0.75
+    assert meter.dead.tolist() == list(range(9, 36))
+
+
+def test_aux_loss_by_hand():
+    model = sae.TopKSAE(2, 3, "h", 1)
+    with torch.no_grad():
+        model.W_enc.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+        model.W_dec.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 0]]))
+    meter = types.SimpleNamespace(dead=torch.tensor([1, 2]))
+    x = torch.tensor([[3.0, 1], [1, 1]])
+    error = torch.tensor([[0.0, -2], [0, -2]])  # x_hat - x
+    # dead latent 1 codes both tokens as 1, so the rest is [0, -1] twice:
+    # 2 of 8 left; the variance of x is 1 + 0
+    loss = train.aux_loss(model, x, error, meter, SETTINGS)
+    assert loss.item() == pytest.approx(SETTINGS.aux * 2 / 8)
+    loss.backward()
+    assert not model.W_dec.grad[0].any() and model.W_dec.grad[1].any()
+
+
+def test_aux_loss_moves_dead_latents_towards_what_is_left():
+    model = sae.TopKSAE(12, 48, "h", 3, seed=4)
+    meter = types.SimpleNamespace(dead=torch.arange(24, 48))
+    x = next(data())
+    error = model.gradients(x).error
+    adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    losses = []
+    for _ in range(20):
+        adam.zero_grad()
+        loss = train.aux_loss(model, x, error, meter, SETTINGS)
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert torch.equal(model.W_dec[:24], before["W_dec"][:24])
+    assert torch.equal(model.W_enc[:, :24], before["W_enc"][:, :24])
+
+
+def test_schedule():
+    settings = train.Settings(
+        activations=100, batch=1, lr=2.0, warm_up=0.1, decay=0.2
+    )
+    rates = [train.learning_rate(step, settings) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == 2.0
+    assert rates[50] == rates[80] == 2.0
+    assert rates[90] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(0.1)
+
+
+def test_geometric_median_is_not_moved_by_an_outlier():
+    points = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [500, 500]])
+    median = train.geometric_median(points, 500)
+
+    def total(guess):
+        return (points - guess).norm(dim=1).sum()
+
+    assert (median - 0.5).abs().max() < 0.5
+    for shift in ([0.01, 0], [-0.01, 0], [0, 0.01], [0, -0.01]):
+        assert total(median) <= total(median + torch.tensor(shift)) + 1e-4
+
+
+def test_unit_scale():
+    points = torch.tensor([[3.0, 4, 0, 0], [0, 0, 0, 15]])
+    assert train.unit_scale(points) == pytest.approx(2 / 10)
+    with pytest.raises(InputError, match="all zero"):
+        train.unit_scale(torch.zeros(2, 2))
+
+
+def test_the_same_seed_gives_the_same_weights():
+    first, second = (
+        train.build("topk", 12, "h", expansion=3, k=4, l1=0, seed=1)
+        for _ in range(2)
+    )
+    for model in (first, second):
+        train.fit(model, data(), SETTINGS)
+    assert torch.equal(first.W_enc, second.W_enc)
+    assert torch.equal(first.W_dec, second.W_dec)
+
+
+def test_not_a_number_stops_with_a_sentence():
+    model = sae.TopKSAE(12, 36, "h", 4)
+    bad = itertools.repeat(torch.full((64, 12), float("nan")))
+    with pytest.raises(InputError, match="not finite at step 4; lower the"):
+        train.train(model, bad, SETTINGS)
+
+
+def test_too_few_activations():
+    model = sae.TopKSAE(12, 36, "h", 4)
+    batches = itertools.islice(data(), 3)
+    with pytest.raises(InputError, match="ended after 3 of 10 steps"):
+        train.train(model, batches, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "wrong,sentence",
+    [
+        ({"learning_rate": 1}, "unknown training setting 'learning_rate'"),
+        ({"activations": 10}, "10 activations are fewer than one batch"),
+    ],
+)
+def test_bad_settings(wrong, sentence):
+    with pytest.raises(InputError, match=sentence):
+        train.make_sae("p", "n", None, None, **wrong)
+
+
+def test_unknown_architecture():
+    with pytest.raises(InputError, match="Accepted: topk, l1"):
+        train.build("topq", 1, "h", expansion=1, k=1, l1=0, seed=0)
+
+
+def test_make_sae_end_to_end(tmp_path, monkeypatch):
+    pytest.importorskip("helpers.language_model")
+    from helpers import artifacts
+    from tests.test_activations import tiny_model
+
+    monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
+    stream = np.random.default_rng(0).integers(1, 30, 600).astype(np.uint16)
+    monkeypatch.setattr(
+        "helpers.language_model.load_language_model", lambda _: tiny_model()
+    )
+    monkeypatch.setattr(
+        "helpers.text.load_tokens",
+        lambda _: types.SimpleNamespace(train=stream),
+    )
+    inputs = []
+    for name in ("model", "tokens"):
+        inputs.append(
+            artifacts.produce(
+                tmp_path / name,
+                lambda folder: (folder / "x").write_text(""),
+                parameters={},
+            )
+        )
+    made = train.make_sae(
+        "p", "topk-2x", *inputs, expansion=2, k=4, activations=256, batch=32
+    )
+    loaded, log = train.load_sae(made), train.load_log(made)
+    assert (loaded.d_in, loaded.d_sae, loaded.k) == (32, 64, 4)
+    assert log["tokens"].tolist() == [256]
