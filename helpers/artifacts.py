@@ -201,6 +201,7 @@ def _circumstances(start: float) -> dict:
 
 @functools.cache
 def versions() -> dict[str, str]:
+    """Installed versions of the computing libraries (``COMPUTE``)."""
     found = {}
     for name in COMPUTE:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -257,8 +257,8 @@ def make_features(
         raise unknown("split", split, ["held_out", "train", "all"])
 
     def make(folder: Path) -> None:
-        from helpers.language_model import load_language_model
-        from helpers.text import load_tokenizer
+        from helpers.language_model.models import load_language_model
+        from helpers.text.tokenizer import load_tokenizer
 
         network = load_language_model(model)
         texts, documents = _documents(corpus, split, most)

@@ -275,8 +275,8 @@ def make_quality(
     """Measure an SAE (artifacts of it, its model, the tokens)."""
 
     def make(folder: Path) -> None:
-        from helpers.language_model import load_language_model
-        from helpers.text import load_tokens
+        from helpers.language_model.models import load_language_model
+        from helpers.text.tokens import load_tokens
         from helpers.train import load_sae
 
         documents, codes = evaluate(

@@ -35,6 +35,8 @@ def closure(modules: list[str]) -> list[str]:
 
     Infrastructure (``INFRASTRUCTURE``) is left out. Imports inside
     functions count: helpers import heavy libraries and each other lazily.
+    ``from helpers.pack.a import f`` counts pack/a.py, not pack/__init__.py,
+    which only lists what the package offers.
     """
     seen: set[str] = set()
     todo = [name for name in modules if _file(name)]
@@ -55,25 +57,20 @@ def imported(tree: ast.AST, module: str = "") -> list[str]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, module)
-            found += [f"{base}.{alias.name}" for alias in node.names]
-    # Importing a.b.c also runs a and a.b.
-    every = {name for full in found for name in _with_parents(full)}
-    return sorted(name for name in every if _file(name))
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            found += names
+            if not all(_file(name) for name in names):
+                found.append(base)  # something is taken from base itself
+    return sorted({name for name in found if _file(name)})
 
 
-def data_files(module: str) -> list[Path]:
-    """Data beside a package's code (tables, prompts) that it may read."""
-    folder = ROOT / Path(*module.split("."))
+def data_files(code: Path) -> list[Path]:
+    """Data (tables, prompts) beside a module that it may read."""
     return sorted(
         file
-        for file in folder.glob("*")
+        for file in code.parent.glob("*")
         if file.is_file() and file.suffix not in (".py", ".pyc")
     )
-
-
-def _with_parents(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
 def _is_infrastructure(name: str) -> bool:
@@ -106,8 +103,7 @@ def _file(name: str) -> Path | None:
 def _syntax_hash(name: str) -> str:
     file = _file(name)
     content = syntax(file.read_text()).encode()
-    if file.name == "__init__.py":
-        content += b"".join(f.read_bytes() for f in data_files(name))
+    content += b"".join(f.read_bytes() for f in data_files(file))
     return hashlib.sha256(content).hexdigest()
 
 

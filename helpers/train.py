@@ -29,7 +29,7 @@ class Settings:
 
     activations: int = 3_000_000
     batch: int = 4096  # tokens in a step
-    lr: float = 1e-3  # Adam's, at the top of the schedule
+    lr: float = 3e-3  # Adam's, at the top of the schedule
     betas: tuple[float, float] = (0.9, 0.999)
     warm_up: float = 0.05  # share of the steps over which lr rises from 0
     decay: float = 0.2  # share of the steps over which lr falls to 0
@@ -247,7 +247,7 @@ def make_sae(
     *,
     expansion: int = 8,
     k: int = 32,
-    l1: float = 4.0,
+    l1: float = 2.0,
     seed: int = 0,
     **settings,
 ) -> Path:
@@ -262,8 +262,8 @@ def make_sae(
     kind = {"k": k} if architecture == "topk" else {"l1": l1}
 
     def make(folder: Path) -> None:
-        from helpers.language_model import load_language_model
-        from helpers.text import load_tokens
+        from helpers.language_model.models import load_language_model
+        from helpers.text.tokens import load_tokens
 
         network = load_language_model(model)
         stream = activations.stream(

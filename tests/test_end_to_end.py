@@ -78,9 +78,12 @@ def test_chapter_says_nothing_it_should_not(smoke, name):
 def test_numbers_in_prose_come_from_the_run(name):
     """A typed decimal or percentage stands only beside its citation.
 
-    Formulas and code are set aside; what a chapter measured is glued.
+    Formulas, code and what-if exercises are set aside, and 0.5, the AUROC
+    of chance; what a chapter measured is glued.
     """
     for cell in NOTEBOOKS[name].cells:
+        if cell.source.startswith("## Exercises"):
+            break
         if cell.cell_type != "markdown":
             continue
         text = re.sub(r"```.*?\n|\$[^$]*\$|`[^`]*`|\$\$.*?\$\$", "",
@@ -88,7 +91,7 @@ def test_numbers_in_prose_come_from_the_run(name):
         for paragraph in text.split("\n\n"):
             if "{cite" not in paragraph:
                 typed = re.findall(r"\d+\.\d+|\d+(?:\.\d+)? ?%", paragraph)
-                assert typed == [], paragraph
+                assert set(typed) <= {"0.5"}, paragraph
 
 
 def test_headline_numbers_are_collected(smoke):

@@ -104,9 +104,12 @@ def test_only_what_is_above_the_threshold_is_kept():
 def inputs(tmp_path, monkeypatch):
     monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
     monkeypatch.setattr(
-        "helpers.language_model.load_language_model", lambda _: tiny_model()
+        "helpers.language_model.models.load_language_model",
+        lambda _: tiny_model(),
     )
-    monkeypatch.setattr("helpers.text.load_tokenizer", lambda _: tokenizer())
+    monkeypatch.setattr(
+        "helpers.text.tokenizer.load_tokenizer", lambda _: tokenizer()
+    )
     split = ["train", "held_out", "held_out", "train"]
     frame = pd.DataFrame({"text": TEXTS, "split": split})
 

@@ -201,8 +201,8 @@ def test_make_and_load_quality(tmp_path, monkeypatch):
 
     monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
     for name, value in (
-        ("helpers.language_model.load_language_model", tiny_model()),
-        ("helpers.text.load_tokens", token_set()),
+        ("helpers.language_model.models.load_language_model", tiny_model()),
+        ("helpers.text.tokens.load_tokens", token_set()),
         ("helpers.train.load_sae", CODER),
     ):
         monkeypatch.setattr(name, lambda _, value=value: value)

@@ -260,10 +260,11 @@ def test_make_sae_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
     stream = np.random.default_rng(0).integers(1, 30, 600).astype(np.uint16)
     monkeypatch.setattr(
-        "helpers.language_model.load_language_model", lambda _: tiny_model()
+        "helpers.language_model.models.load_language_model",
+        lambda _: tiny_model(),
     )
     monkeypatch.setattr(
-        "helpers.text.load_tokens",
+        "helpers.text.tokens.load_tokens",
         lambda _: types.SimpleNamespace(train=stream),
     )
     inputs = []

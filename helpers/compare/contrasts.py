@@ -116,6 +116,7 @@ def set_means(
 
 
 def same_length(maxima, documents) -> None:
+    """Raise InputError unless both have one row per document."""
     if len(maxima) != len(documents):
         raise InputError(
             f"the feature table has {len(maxima)} documents and the corpus "

@@ -37,4 +37,5 @@ def auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def chunks(width: int) -> list[slice]:
+    """Slices over ``width`` features, small enough to stay in memory."""
     return [slice(s, s + CHUNK) for s in range(0, width, CHUNK)]
