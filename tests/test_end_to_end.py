@@ -7,6 +7,7 @@ every host but this machine is blocked.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -97,6 +98,34 @@ def test_numbers_in_prose_come_from_the_run(name):
 def test_headline_numbers_are_collected(smoke):
     for name in NOTEBOOKS:
         assert results.headlines(executed(smoke, name)), name
+
+
+BAD_TEXT = {
+    "unreadable": (b"caf\xe9", "text.txt is not UTF-8 text (byte 3)"),
+    "empty": (b" \n\n", "holds no text"),
+    "too short": (b"Only a few words.", "fewer than one context of 128"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_bad_text_of_your_own_is_one_sentence(smoke, tmp_path, case):
+    """Chapter 02 on a file that will not do; the finished run is kept."""
+    content, sentence = BAD_TEXT[case]
+    source = tmp_path / "text.txt"
+    source.write_bytes(content)
+    shutil.copytree(smoke[0], tmp_path / "artifacts")
+    before = (smoke[0] / "smoke/tokens/manifest.json").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.execute", "run", "--profile", "smoke",
+         "--only", "02", "--params", f"source={source}"],
+        cwd=paths.ROOT, capture_output=True, text=True,
+        env={**os.environ, "BOOK_ARTIFACTS": str(tmp_path / "artifacts")},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 02-synthesis: ")
+    assert sentence in done.stderr and done.stderr.count("\n") == 1
+    kept = tmp_path / "artifacts/smoke/tokens/manifest.json"
+    assert kept.read_bytes() == before
 
 
 @pytest.mark.parametrize("width, dark", [(1300, False), (400, True)])
