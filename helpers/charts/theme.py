@@ -24,7 +24,12 @@ COLOURS = [BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW]
 GREY = "#888888"  # context: baselines, chance, everything else
 
 INK = "currentColor"  # whatever colour the text of the page has
-FONT = "inherit"  # and its font
+# The page's font by name: Vega measures labels on a canvas, which knows
+# nothing of "inherit", and legends would overlap.
+FONT = (
+    "-apple-system, BlinkMacSystemFont, 'Segoe UI', 'Helvetica Neue', "
+    "Arial, sans-serif"
+)
 EMBED = {"renderer": "svg", "actions": False}
 
 

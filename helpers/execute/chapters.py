@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -200,7 +201,7 @@ def _progress_lines(folder: Path, name: str) -> Iterator[None]:
         with open(file) as stream:
             while not stop.wait(1.0):
                 for line in stream:
-                    print(f"      {name}: {line.rstrip()}", flush=True)
+                    _say(f"      {name}: {line.rstrip()}")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -209,6 +210,16 @@ def _progress_lines(folder: Path, name: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+        if sys.stdout.isatty():
+            print("\r\033[K", end="", flush=True)
+
+
+def _say(line: str) -> None:
+    """A progress line: in place on a terminal, one after another in a log."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{line}", end="", flush=True)
+    else:
+        print(line, flush=True)
 
 
 def _read_record(file: Path) -> dict:
