@@ -73,6 +73,7 @@ def test_chapter_says_nothing_it_should_not(smoke, name):
             text = str(output.get("text", "")) + str(output.get("data", ""))
             assert str(paths.ROOT) not in text
             assert "Warning" not in text and "Traceback" not in text
+            assert not re.search(r" at 0x[0-9a-f]{6}", text)  # an address
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -79,10 +79,15 @@ def bring_up_to_date(
 
 
 def expected_seconds(executed: Path) -> float | None:
-    """How long a chapter took last time, here or where it was published."""
+    """How long a chapter took last time, here or where it was published.
+
+    Its stages count even where that run found them made already.
+    """
     for file in (executed, paths.PUBLISHED / executed.name):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            return json.loads(sidecar_path(file).read_text())["seconds"]
+            record = json.loads(sidecar_path(file).read_text())
+            stages = [part["seconds"] for part in record["stages"].values()]
+            return max(record["seconds"], sum(stages))
     return None
 
 
