@@ -118,7 +118,8 @@ def test_bad_text_of_your_own_is_one_sentence(smoke, tmp_path, case):
     before = (smoke[0] / "smoke/tokens/manifest.json").read_bytes()
     done = subprocess.run(
         [sys.executable, "-m", "helpers.execute", "run", "--profile", "smoke",
-         "--only", "02", "--params", f"source={source}"],
+         "--only", "02", "--params",
+         f"source={source} synthetic_share=0"],
         cwd=paths.ROOT, capture_output=True, text=True,
         env={**os.environ, "BOOK_ARTIFACTS": str(tmp_path / "artifacts")},
     )
