@@ -7,6 +7,7 @@ The same table can be made for the neurons themselves.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -243,6 +244,7 @@ def make_features(
     sae: Path | None = None,
     hook_point: str = "blocks.0.mlp.hook_post",
     split: str = "held_out",
+    labels: Sequence[str] | None = None,
     most: int | None = None,
     threshold: float = THRESHOLD,
 ) -> Path:
@@ -250,8 +252,8 @@ def make_features(
 
     Without ``sae`` the features are the neurons at ``hook_point``; with it,
     ``hook_point`` must be the one it was trained on (InputError if not).
-    ``split``: "held_out", "train" or "all"; of longer ones, ``most``
-    documents evenly spread over the corpus.
+    ``split``: "held_out", "train" or "all", of ``labels`` alone if they are
+    given; of longer ones, ``most`` documents evenly spread over the corpus.
     """
     if split not in ("held_out", "train", "all"):
         raise unknown("split", split, ["held_out", "train", "all"])
@@ -261,7 +263,7 @@ def make_features(
         from helpers.text.tokenizer import load_tokenizer
 
         network = load_language_model(model)
-        texts, documents = _documents(corpus, split, most)
+        texts, documents = _documents(corpus, split, labels, most)
         coder = _coder(network, sae, hook_point)
         table = tabulate(
             network,
@@ -279,6 +281,7 @@ def make_features(
         parameters={
             "hook_point": hook_point,
             "split": split,
+            "labels": labels and list(labels),
             "most": most,
             "threshold": threshold,
         },
@@ -305,20 +308,24 @@ def save(table: FeatureTable, folder: Path) -> None:
 
 
 def _documents(
-    corpus: Path, split: str, most: int | None
+    corpus: Path, split: str, labels: Sequence[str] | None, most: int | None
 ) -> tuple[list[str], np.ndarray]:
-    """The texts of a split and their places in the corpus' frame."""
+    """The texts of a split (and labels), their places in the frame."""
     import pandas as pd
 
     file = artifacts.require(corpus) / "documents.parquet"
-    frame = pd.read_parquet(file, columns=["text", "split"])
+    columns = ["text", "split"] + (["label"] if labels else [])
+    frame = pd.read_parquet(file, columns=columns)
     chosen = np.ones(len(frame), dtype=bool)
     if split != "all":
         chosen = (frame["split"] == split).to_numpy()
+    if labels:
+        chosen = chosen & frame["label"].isin(labels).to_numpy()
     if not chosen.any():
+        of = f" of {', '.join(labels)}" if labels else ""
         raise InputError(
-            f"{artifacts.show(corpus)} has no document in split {split!r}; "
-            "give it more documents or choose another split"
+            f"{artifacts.show(corpus)} has no document in split {split!r}"
+            f"{of}; give it more documents or choose another split"
         )
     places = np.flatnonzero(chosen)
     if most is not None and most < len(places):

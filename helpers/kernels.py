@@ -33,16 +33,6 @@ class Result(NamedTuple):
     gradients: Weights
 
 
-def compute_dtype(device: torch.device | str = "cpu") -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, else float32."""
-    if torch.device(device).type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        found = torch.cpu.get_capabilities()
-        native = found.get("amx_bf16") or found.get("avx512_bf16")
-    return torch.bfloat16 if native else torch.float32
-
-
 def top_k(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest of each row, exact, unordered: values and indices.
 

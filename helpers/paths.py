@@ -44,6 +44,11 @@ def corpus(profile: str, name: str) -> Path:
     return artifacts(profile) / "corpora" / name
 
 
+def replies() -> Path:
+    """What language models were asked and answered, in all profiles."""
+    return artifacts_root() / "replies.sqlite"
+
+
 def natural_text(profile: str) -> Path:
     """Natural text: documents read from the environment or named by user."""
     return artifacts(profile) / "natural_text"

@@ -40,6 +40,12 @@ def figure(name: str, chart) -> None:
     _display({PREFIX + k: v for k, v in data.items()}, name, metadata)
 
 
+def table(name: str, frame) -> None:
+    """Store a pandas table for a ``{glue}``, also on another page."""
+    bundle = {"text/html": frame.to_html(), "text/plain": repr(frame)}
+    _display({PREFIX + k: v for k, v in bundle.items()}, name, {})
+
+
 def _store(name: str, shown: str, **extra) -> None:
     _display({PREFIX + "text/plain": repr(shown)}, name, extra)
 

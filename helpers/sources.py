@@ -65,10 +65,19 @@ def imported(tree: ast.AST, module: str = "") -> list[str]:
 
 
 def data_files(code: Path) -> list[Path]:
-    """Data (tables, prompts) beside a module that it may read."""
+    """Data (tables, prompts) beside a module that it may read.
+
+    A folder without modules, such as ``prompts/``, is data too.
+    """
+    beside = [
+        inner
+        for folder in code.parent.iterdir()
+        if folder.is_dir() and not any(folder.glob("*.py"))
+        for inner in folder.iterdir()
+    ]
     return sorted(
         file
-        for file in code.parent.glob("*")
+        for file in [*code.parent.iterdir(), *beside]
         if file.is_file() and file.suffix not in (".py", ".pyc")
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from helpers import activations, artifacts, kernels, paths, sae
+from helpers.devices import find_precision
 from helpers.errors import InputError, unknown
 from helpers.progress import track
 
@@ -57,7 +58,7 @@ def train(
     the batches since the line before. InputError on a loss that is not
     finite, or if the batches end before the budget.
     """
-    dtype = kernels.compute_dtype(model.W_dec.device)
+    dtype = find_precision(model.W_dec.device)
     adam = torch.optim.Adam(
         model.parameters(), lr=settings.lr, betas=settings.betas, fused=True
     )

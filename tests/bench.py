@@ -11,13 +11,8 @@ import time
 
 import torch
 
-from helpers.language_model import (
-    Architecture,
-    find_device,
-    find_precision,
-    initial_weights,
-    loss,
-)
+from helpers.devices import find_device, find_precision
+from helpers.language_model import Architecture, initial_weights, loss
 from helpers.language_model.models import as_hooked
 
 ROUNDS = 7

@@ -119,7 +119,7 @@ def test_bad_text_of_your_own_is_one_sentence(smoke, tmp_path, case):
     done = subprocess.run(
         [sys.executable, "-m", "helpers.execute", "run", "--profile", "smoke",
          "--only", "02", "--params",
-         f"source={source} synthetic_share=0"],
+         f"source={source}"],
         cwd=paths.ROOT, capture_output=True, text=True,
         env={**os.environ, "BOOK_ARTIFACTS": str(tmp_path / "artifacts")},
     )

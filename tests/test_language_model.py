@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import artifacts, language_model, paths
+from helpers import artifacts, devices, language_model, paths
 from helpers.errors import InputError
 from helpers.language_model import evaluation, models, training, transformer
 from helpers.text.tokens import Tokens
@@ -164,7 +164,7 @@ def test_precision_is_what_the_processor_has(monkeypatch):
         ({"amx_bf16": True}, torch.bfloat16),
     ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=found: f)
-        assert language_model.find_precision(device) == expected
+        assert devices.find_precision(device) == expected
 
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence():

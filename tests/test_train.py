@@ -37,7 +37,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     """Compare in float32, whatever the machine."""
-    monkeypatch.setattr(kernels, "compute_dtype", lambda _: torch.float32)
+    monkeypatch.setattr(train, "find_precision", lambda _: torch.float32)
 
 
 def plain_loop(model, batches, settings, scale):

@@ -13,6 +13,9 @@ from helpers.charts import theme
 TINTS = ["0,114,178", "213,94,0", "0,158,115", "204,121,167",
          "230,159,0", "86,180,233"]
 TRIAL = (0.98, 1.0)  # single neurons on the trial corpus, see the log
+# The most that we accept, in the corpora that should be hard.
+LIMITS = {"best word": 0.7, "bag of words": 0.95}
+AUROC = alt.Scale(domain=[0.5, 1])
 
 
 def annotated(frame: pd.DataFrame, factors: list[str]):
@@ -47,30 +50,56 @@ def balance(frame: pd.DataFrame) -> alt.Chart:
     ).properties(width=theme.WIDTH - 130)
 
 
-def separability(words: pd.DataFrame, limit: float = 0.7) -> alt.LayerChart:
-    """AUROC of the best single word of each contrast, beside the trial's.
+def separability(detectors: pd.DataFrame) -> alt.LayerChart:
+    """AUROC of the word detectors on each contrast, beside the trial's.
 
-    ``words`` has corpus, contrast, word, auroc. The band is where single
-    neurons of the trial stood; the rule is the most we accept of a word.
+    ``detectors`` has corpus, contrast, detector, word, auroc, from
+    ``quality.detectors``. The band is where single neurons of the trial
+    stood; the rules are the most we accept.
     """
-    scale = alt.Scale(domain=[0.5, 1])
-    trial = pd.DataFrame({"low": [TRIAL[0]], "high": [TRIAL[1]],
-                          "what": ["the trial's best single neuron"]})
-    band = alt.Chart(trial).mark_rect(
-        color=theme.VERMILLION, opacity=0.35
-    ).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", tooltip="what")
-    line = alt.Chart(pd.DataFrame({"limit": [limit]})).mark_rule(
-        strokeDash=[4, 4]
-    ).encode(x="limit:Q")
-    points = alt.Chart(words).mark_point(size=80).encode(
-        x=alt.X("auroc:Q", scale=scale, title="AUROC of the best word"),
+    colour = alt.Color("detector:N", title=None, sort=list(LIMITS),
+                       scale=alt.Scale(domain=list(LIMITS)))
+    limits = pd.DataFrame({"detector": LIMITS.keys(), "limit": LIMITS.values()})
+    lines = alt.Chart(limits).mark_rule(strokeDash=[4, 4]).encode(
+        x="limit:Q", color=colour, tooltip=["detector", "limit"]
+    )
+    points = alt.Chart(detectors).mark_point(size=80, filled=True).encode(
+        x=alt.X("auroc:Q", scale=AUROC, title="AUROC"),
         y=alt.Y("contrast:N", title=None, sort=None),
-        tooltip=["corpus", "contrast", "word",
+        color=colour, shape=alt.Shape("detector:N", sort=list(LIMITS)),
+        tooltip=["corpus", "contrast", "detector", "word",
                  alt.Tooltip("auroc:Q", format=".3f")],
     )
-    return alt.layer(band, line, points).properties(
-        width=theme.WIDTH - 200, height=28 * max(len(words), 3)
+    rows = detectors["contrast"].nunique()
+    return alt.layer(_trial(), lines, points).properties(
+        width=theme.WIDTH - 200, height=28 * rows
     )
+
+
+def neurons(best: pd.DataFrame) -> alt.LayerChart:
+    """AUROC of the best neuron of every pair of classes, corpus by corpus.
+
+    ``best`` has corpus, contrast, unit, auroc, from ``compare.best_units``.
+    """
+    ticks = alt.Chart(best).mark_tick(thickness=2, size=18).encode(
+        x=alt.X("auroc:Q", scale=AUROC, title="AUROC of the best neuron"),
+        y=alt.Y("corpus:N", title=None, sort=None),
+        tooltip=["corpus", "contrast", "unit",
+                 alt.Tooltip("auroc:Q", format=".3f")],
+    )
+    rows = best["corpus"].nunique()
+    return alt.layer(_trial(), ticks).properties(
+        width=theme.WIDTH - 100, height=28 * rows
+    )
+
+
+def _trial() -> alt.Chart:
+    """The band in which the trial's single neurons stood."""
+    trial = pd.DataFrame({"low": [TRIAL[0]], "high": [TRIAL[1]],
+                          "what": ["the trial's best single neuron"]})
+    return alt.Chart(trial).mark_rect(
+        color=theme.VERMILLION, opacity=0.35
+    ).encode(x=alt.X("low:Q", scale=AUROC), x2="high:Q", tooltip="what")
 
 
 def fragmentation(table: pd.DataFrame) -> alt.Chart:

@@ -34,6 +34,7 @@ from helpers.compare.permutation import (
 from helpers.compare.tables import (
     STRONG,
     best_unit,
+    best_units,
     compare,
     compare_pair,
     halve,
@@ -54,6 +55,7 @@ __all__ = [
     "against",
     "auroc",
     "best_unit",
+    "best_units",
     "class_means",
     "cohens_d",
     "compare",

@@ -9,6 +9,7 @@ from helpers.compare.contrasts import (
     Contrast,
     class_rows,
     live_in,
+    pairs,
 )
 from helpers.compare.effects import auroc, cohens_d
 from helpers.compare.permutation import matched_sets, permutation_p
@@ -236,6 +237,26 @@ def best_unit(
         held.append(scored_on[unit] if rises else 1 - scored_on[unit])
     overall = sum(scores) / 2
     return int(np.abs(overall - 0.5).argmax()), float(np.mean(held))
+
+
+def best_units(
+    maxima: np.ndarray, documents: pd.DataFrame, seed: int = 0
+) -> pd.DataFrame:
+    """The single unit that best tells each pair of labels apart.
+
+    -> a row a pair: contrast, unit, auroc (of the best over all documents,
+    the luck of the choice included), held_out (see ``best_unit``).
+    """
+    rows = []
+    everywhere = np.ones(len(documents), bool)
+    for contrast in pairs(dict.fromkeys(documents["label"])):
+        scores = _auroc_rows(maxima, documents, contrast, everywhere)
+        unit = np.abs(scores - 0.5).argmax()
+        auroc_of_best = 0.5 + abs(scores[unit] - 0.5)
+        _, held_out = best_unit(maxima, documents, contrast, seed)
+        rows.append((contrast.name, int(unit), auroc_of_best, held_out))
+    names = ["contrast", "unit", "auroc", "held_out"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _auroc_rows(maxima, documents, contrast, mask) -> np.ndarray:

@@ -17,8 +17,6 @@ from helpers.language_model.evaluation import (
 )
 from helpers.language_model.models import (
     CONTROLS,
-    find_device,
-    find_precision,
     load_language_model,
     load_weights,
     make_control,
@@ -39,8 +37,6 @@ __all__ = [
     "Architecture",
     "ablation_losses",
     "document_losses",
-    "find_device",
-    "find_precision",
     "hooked_predictor",
     "initial_weights",
     "load_language_model",

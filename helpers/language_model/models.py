@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from helpers import artifacts, paths
+from helpers.devices import find_device
 from helpers.errors import InputError, unknown
 from helpers.language_model.transformer import (
     Architecture,
@@ -18,21 +19,6 @@ from helpers.language_model.transformer import (
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CONTROLS = ("untrained", "shuffled")
-
-
-def find_device() -> torch.device:
-    """The CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def find_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it in hardware, else float32."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        found = torch.cpu.get_capabilities()
-        fast = found.get("amx_bf16") or found.get("avx512_bf16")
-    return torch.bfloat16 if fast else torch.float32
 
 
 def load_language_model(path: Path, device: torch.device | None = None):

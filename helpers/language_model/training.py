@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from helpers import artifacts, paths
+from helpers.devices import find_device, find_precision
 from helpers.errors import InputError
-from helpers.language_model.models import find_device, find_precision, save
+from helpers.language_model.models import save
 from helpers.language_model.transformer import (
     Architecture,
     Weights,

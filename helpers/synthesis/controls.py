@@ -5,9 +5,12 @@ subsets take document length away as an explanation; a null pair is one
 class split in two, between which nothing may be found.
 """
 
+import itertools
 import random
 
 import pandas as pd
+
+from helpers.synthesis import quality
 
 
 def shuffled_words(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -45,6 +48,48 @@ def null_pair(
     random.Random(seed).shuffle(order)
     halves = pd.Series(order, index=part.index) % 2 + 1
     return part.assign(label="half " + halves.astype(str))
+
+
+def statistics(frame: pd.DataFrame, seed: int = 0) -> pd.Series:
+    """What the three controls do to one corpus.
+
+    The AUROC of the best word of the null pair of the first label; that of
+    the length in characters for the pair of labels it separates best,
+    before and after matching; the shares of documents that matching keeps
+    and of pairs of neighbouring words that shuffling keeps.
+    """
+    null = null_pair(frame, frame["label"].iloc[0], seed)
+    matched = length_matched(frame)
+    return pd.Series({
+        "null pair, best word": quality.separability(null)["auroc"].max(),
+        "length": _by_length(frame),
+        "length, matched": _by_length(matched),
+        "kept when matched": len(matched) / len(frame),
+        "word pairs kept when shuffled": _pairs_kept(frame.head(1000), seed),
+    })
+
+
+def _by_length(frame: pd.DataFrame) -> float:
+    """AUROC of the length for the pair of labels that it separates best."""
+    from scipy.stats import mannwhitneyu
+
+    lengths = [
+        part.str.len() for _, part in frame.groupby("label")["text"]
+    ]
+    areas = [
+        mannwhitneyu(one, other).statistic / (len(one) * len(other))
+        for one, other in itertools.combinations(lengths, 2)
+    ]
+    return max((max(area, 1 - area) for area in areas), default=0.5)
+
+
+def _pairs_kept(frame: pd.DataFrame, seed: int) -> float:
+    before, after = (
+        [set(itertools.pairwise(text.split())) for text in texts]
+        for texts in (frame["text"], shuffled_words(frame, seed)["text"])
+    )
+    kept = sum(len(a & b) for a, b in zip(before, after, strict=True))
+    return kept / max(sum(map(len, before)), 1)
 
 
 def _shuffle(text: str, rng: random.Random) -> str:

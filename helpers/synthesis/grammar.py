@@ -12,64 +12,38 @@ may have forms, ``{verb|past}`` takes one by name and
 ``{adjective|noun.gender}`` the one that agrees with another slot. Where an
 item has a form for each label (or value of a scope), that chooses. Every
 slot leaves its value and its character span behind: the ground truth.
+
+The name of an item is the value of its factor; ``active | passive`` is one
+name for each label in turn. A label may say ``switch: [time, place]``: its
+documents are in the words of another label, but for these slots, which are
+in the words of a third. Labels that a table names as ``withheld`` are left
+out of training groups.
 """
 
 import base64
-import difflib
 import random
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from helpers.synthesis import tables
-from helpers.synthesis.tables import Text, compile_expression, fail
+from helpers.synthesis.rules import (
+    Item,
+    Rule,
+    Slot,
+    Template,
+    check_slots,
+    compile_rule,
+    pick,
+)
+from helpers.synthesis.tables import fail
 
 START = "template"  # the rule a document grows from
-SLOT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-NAME = re.compile(r"[a-z_]+\d?$", re.I)
-ARTICLE = "(n) "  # after an a
 # Words that take "an", by sound rather than by letter.
 VOWEL = re.compile(
     r"(?!one|once|eu|uni(?!n|m)|us[aeu]|ut[ie]|ura)[aeiou]|hour|honest|heir",
     re.I,
 )
-
-
-class Slot(NamedTuple):
-    """One ``{name|key|...}`` of a template."""
-
-    name: str
-    rule: str
-    keys: tuple[str, ...]
-    capital: bool
-    article: bool
-    where: str
-
-
-class Template(NamedTuple):
-    """Literal strings and slots, in order."""
-
-    pieces: tuple
-    where: str
-
-
-class Item(NamedTuple):
-    """One choice of a rule. ``forms`` is a Template or {form: ...}."""
-
-    value: str | None  # what the factor records; None: the text itself
-    forms: Template | dict
-    numbers: tuple = ()  # (name, how to draw or compute it)
-
-
-class Rule(NamedTuple):
-    """``kind`` is ``choice``, ``random`` or ``base64``."""
-
-    kind: str
-    items: tuple
-    named: bool = False  # items have names, the same for every label
-    lexical: bool = False  # no item has slots: words, not sentences
-    length: int = 0
-    where: str = "?"
 
 
 class Document(NamedTuple):
@@ -82,7 +56,11 @@ class Document(NamedTuple):
 
 
 class Grammar:
-    """A table, compiled. ``labels`` are its classes, in order."""
+    """A table, compiled. ``labels`` are its classes, in order.
+
+    ``where`` is the name of the table's file, told with every mistake; its
+    stem is the ``name`` of the corpus.
+    """
 
     def __init__(self, table: dict, where: str = "table"):
         labels = table.get("labels") or {}
@@ -91,15 +69,18 @@ class Grammar:
         if not labels:
             raise fail(f"{where}:1", "no labels in this table")
         self.where, self.labels = where, tuple(str(name) for name in labels)
+        self.name = Path(where).stem
         self.label_factor = str(table.get("label", "label"))
         self.carried_by = frozenset(table.get("carried_by", [START]))
         self.scopes = {k: list(v) for k, v in table.get("scopes", {}).items()}
+        self.withheld = frozenset(table.get("withheld", ()))
+        self.switches: dict[str, list] = {}  # label: the slots that switch
         self._own = {}
         self._add(table.get("rules", {}), None, ())
         for scope, values in table.get("scopes", {}).items():
             self._add_scope(scope, values, None)
         for label, rules in labels.items():
-            self._add(rules or {}, str(label), ())
+            self._add_label(str(label), dict(rules or {}))
         self._views = {}
         self._check()
 
@@ -108,16 +89,25 @@ class Grammar:
         """Compile the table in a YAML file."""
         return cls(tables.read(path), Path(path).name)
 
-    def group(self, rng: random.Random) -> list[Document]:
-        """One matched set: a document for each label, same choices."""
+    def group(
+        self, rng: random.Random, training: bool = False
+    ) -> list[Document]:
+        """One matched set: a document for each label, same choices.
+
+        A set for ``training`` leaves the withheld labels out.
+        """
         scope = {
-            name: _pick(rng, values) for name, values in self.scopes.items()
+            name: pick(rng, values) for name, values in self.scopes.items()
         }
         chosen: dict = {}
         return [
-            _Writer(self, label, scope, chosen, rng).document()
+            self._writer(label)(self, label, scope, chosen, rng).document()
             for label in self.labels
+            if not (training and label in self.withheld)
         ]
+
+    def _writer(self, label: str) -> type["_Writer"]:
+        return _Switcher if label in self.switches else _Writer
 
     def view(self, label: str, scope: dict) -> dict[str, tuple]:
         """The rules one label sees: {name: (rule, does the label own it)}."""
@@ -137,13 +127,18 @@ class Grammar:
                     found[name] = (rule._replace(items=items), own)
         return found
 
+    def _add_label(self, label: str, rules: dict) -> None:
+        if "switch" in rules:
+            self.switches[label] = list(rules.pop("switch"))
+        self._add(rules, label, ())
+
     def _add(self, rules: dict, label: str | None, where: tuple) -> None:
         mine = self._own.setdefault((label, where), {})
         for name, body in rules.items():
             if name in self.scopes:
                 self._add_scope(name, body, label, where)
             elif body and body != "":
-                mine[str(name)] = _rule(name, body, self.labels)
+                mine[str(name)] = compile_rule(name, body, self.labels)
 
     def _add_scope(self, scope, values, label, where=()) -> None:
         if isinstance(values, dict):
@@ -160,12 +155,12 @@ class Grammar:
             raise fail(f"{self.where}:1", f"no rule {START!r} to start from")
         for rules in self._own.values():
             for rule in rules.values():
-                _check_slots(rule, known | set(self.scopes))
+                check_slots(rule, known | set(self.scopes))
         self._check_parallel()
 
     def _check_parallel(self) -> None:
         for (label, where), rules in self._own.items():
-            if label in (None, self.labels[0]):
+            if label in (None, self.labels[0], *self.switches):
                 continue
             first = self._own.get((self.labels[0], where), {})
             for name, rule in rules.items():
@@ -187,7 +182,8 @@ class _Writer:
         slot = Slot(START, START, (), False, False, self.grammar.where)
         self.slot(slot)
         text = "".join(self.parts)
-        return Document(self.label, text, self.factors, self.spans)
+        label = self.factors[self.grammar.label_factor]
+        return Document(label, text, self.factors, self.spans)
 
     def slot(self, slot: Slot) -> None:
         """Write what stands for a slot, and note its value and span."""
@@ -229,13 +225,24 @@ class _Writer:
             else:
                 self.slot(piece)
         self.numbers, self.word = outer, word
-        return slot.name, item.value
+        return slot.name, self._value(item)
+
+    def _value(self, item: Item) -> str | None:
+        if type(item.value) is not tuple:
+            return item.value
+        place = self.grammar.labels.index(self.label)
+        return item.value[place % len(item.value)]
 
     def random(self, slot: Slot, rule: Rule, own: bool) -> tuple:
-        """Characters drawn evenly: ln(alphabet) nats each, by construction."""
-        alphabet = rule.items[0].value
-        self._append("".join(self.rng.choices(alphabet, k=rule.length)))
-        return "random", str(len(alphabet))
+        """Units drawn evenly: ln(their number) nats each, by construction.
+
+        The factor ``random`` is kept for single characters, whose entropy a
+        language model's loss per character can be held against.
+        """
+        units = [item.value for item in rule.items]
+        self._append("".join(self.rng.choices(units, k=rule.length)))
+        single = all(len(unit) == 1 for unit in units)
+        return "random" if single else slot.rule, str(len(units))
 
     def base64(self, slot: Slot, rule: Rule, own: bool) -> tuple:
         inner = _Writer(self.grammar, self.label, self.scope, self.chosen,
@@ -256,17 +263,18 @@ class _Writer:
     def _item(self, slot: Slot, rule: Rule, own: bool) -> Item:
         key = (self.label, slot.name) if own else slot.name
         if key not in self.chosen:
-            choice = int(self.rng.random() * len(rule.items))
-            while len(rule.items) > 9 and choice in self._taken(slot, own):
-                choice = int(self.rng.random() * len(rule.items))
+            taken, count = self._taken(slot, own), len(rule.items)
+            choice = int(self.rng.random() * count)
+            while choice in taken and count > len(taken):
+                choice = int(self.rng.random() * count)
             self.chosen[key] = choice
         return rule.items[self.chosen[key]]
 
-    def _taken(self, slot: Slot, own: bool) -> list[int]:
+    def _taken(self, slot: Slot, own: bool) -> set[int]:
         """What ``{dish}`` is, when ``{dish2}`` is drawn: two, not one."""
         names = [slot.rule, *(f"{slot.rule}{i}" for i in (1, 2, 3))]
         keys = [(self.label, n) if own else n for n in names]
-        return [self.chosen[k] for k in keys if k in self.chosen]
+        return {self.chosen[k] for k in keys if k in self.chosen}
 
     def _form(self, forms, slot: Slot) -> Template:
         keys = [self._key(key, slot) for key in slot.keys]
@@ -328,9 +336,70 @@ class _Writer:
     def _note(self, name: str, value: str, start: int) -> None:
         if name in self.grammar.carried_by:
             factor = self.grammar.label_factor
-            self.spans.append([factor, self.label, start, self.length])
+            label = self.factors[factor]
+            self.spans.append([factor, label, start, self.length])
         self.factors[name] = value
         self.spans.append([name, value, start, self.length])
+
+
+class _Switcher(_Writer):
+    """Writes in the words of one label, and some slots in another's."""
+
+    def __init__(self, grammar, label, scope, chosen, rng):
+        self.switched = grammar.switches[label]
+        able = [
+            name for name in grammar.labels
+            if set(self.switched) <= grammar.view(name, scope).keys()
+        ]
+        self.matrix, self.embedded = rng.sample(able, 2)
+        super().__init__(grammar, self.matrix, scope, chosen, rng)
+        self.factors[grammar.label_factor] = label
+        self.factors["matrix"] = self.matrix
+        self.factors["embedded"] = self.embedded
+        self.gap = False  # a space is due, in a script that writes none
+
+    def document(self) -> Document:
+        """The factor ``matrix`` spans what ``embedded`` leaves."""
+        found = super().document()
+        found = found._replace(text=found.text[0].upper() + found.text[1:])
+        marks = [s[2:] for s in self.spans if s[0] == "embedded"]
+        edges = [0, *(edge for mark in marks for edge in mark), self.length]
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            words = found.text[start:end].strip()
+            if words:
+                start = found.text.index(words, start)
+                end = start + len(words)
+                self.spans.append(["matrix", self.matrix, start, end])
+        return found
+
+    def slot(self, slot: Slot) -> None:
+        """Write a slot, in the other label's words if it is to switch."""
+        switches = slot.rule in self.switched and self.label == self.matrix
+        if self.gap or (switches and self.length):
+            self._space()
+        if not switches:
+            return super().slot(slot)
+        start = self.length
+        self._speak(self.embedded)
+        super().slot(slot)
+        self._speak(self.matrix)
+        self.spans.append(["embedded", self.embedded, start, self.length])
+        self.gap = True
+
+    def _append(self, text: str) -> None:
+        if self.gap and text and text[0].isalpha():
+            self._space()
+        self.gap = False
+        super()._append(text)
+
+    def _space(self) -> None:
+        """One space between two languages, also after one that has none."""
+        self.gap = False
+        if not self.parts[-1].endswith(" "):
+            super()._append(" ")
+
+    def _speak(self, label: str) -> None:
+        self.label, self.rules = label, self.grammar.view(label, self.scope)
 
 
 _KINDS = {
@@ -338,153 +407,6 @@ _KINDS = {
     "random": _Writer.random,
     "base64": _Writer.base64,
 }
-
-
-def _pick(rng: random.Random, values: list):
-    return values[int(rng.random() * len(values))]
-
-
-def compile_template(text: Text) -> Template:
-    """Split text into literals and slots; InputError on a stray brace."""
-    where, pieces, last = getattr(text, "where", "?"), [""], 0
-    for match in SLOT.finditer(text):
-        pieces[-1] += text[last : match.start()]
-        last = match.end()
-        if match[0] in ("{{", "}}"):
-            pieces[-1] += match[0][0]
-        elif match[1] is None:
-            raise fail(where, f"a lone {match[0]} (write it twice for one)")
-        else:
-            article = pieces[-1].endswith(ARTICLE)
-            if article:
-                pieces[-1] = pieces[-1][: -len(ARTICLE)] + " "
-            pieces += [_slot(match[1], article, where), ""]
-    pieces[-1] += text[last:]
-    return Template(tuple(p for p in pieces if p != ""), where)
-
-
-def _slot(body: str, article: bool, where: str) -> Slot:
-    name, *keys = body.split("|")
-    if not NAME.match(name):
-        raise fail(where, f"{{{body}}} is not a slot's name")
-    capital = len(name) > 1 and name[0].isupper()
-    name = name[0].lower() + name[1:] if capital else name
-    rule = name.rstrip("123456789")
-    return Slot(name, rule, tuple(keys), capital, article, where)
-
-
-def _rule(name: Text, body: object, labels: tuple) -> Rule:
-    where = getattr(name, "where", "?")
-    if isinstance(body, dict) and "random" in body:
-        item = Item(str(body["random"]), {})
-        length = int(body["length"])
-        return Rule("random", (item,), length=length, where=where)
-    if isinstance(body, dict) and "base64" in body:
-        items = _items(body["base64"], labels, where)
-        return Rule("base64", items, where=where)
-    items = _items(body, labels, where)
-    lexical = not any(_has_slots(item.forms) for item in items)
-    return Rule("choice", items, isinstance(body, dict), lexical, where=where)
-
-
-def _items(body: object, labels: tuple, where: str) -> tuple[Item, ...]:
-    if isinstance(body, str):
-        body = [body]
-    if isinstance(body, list):
-        return tuple(
-            _item(None, one, labels, None, where, index)
-            for index, one in enumerate(body, 1)
-        )
-    body = dict(body)
-    header = body.pop("forms", None)
-    return tuple(
-        _item(str(name), one, labels, header, getattr(name, "where", where), 0)
-        for name, one in body.items()
-    )
-
-
-def _item(value, body, labels, header, where, index) -> Item:
-    numbers: tuple = ()
-    if isinstance(body, dict) and "where" in body:
-        numbers = _numbers(body["where"])
-        body = body["text"]
-    forms = _forms(body, header or labels, where)
-    if value is None and index and _has_slots(forms):
-        value = str(index)
-    return Item(value, forms, numbers)
-
-
-def _forms(body: object, header: tuple, where: str):
-    if isinstance(body, str):
-        return compile_template(body)
-    if isinstance(body, list):
-        if len(body) != len(header):
-            raise fail(_where(body, where), f"{len(body)} forms where "
-                       f"{len(header)} are due: {', '.join(header)}")
-        body = dict(zip(header, body, strict=True))
-    return {str(k): _forms(v, header, where) for k, v in body.items()}
-
-
-def _numbers(body: dict) -> tuple:
-    """How each number of a worked line is drawn (given) or found (result)."""
-    found = []
-    for name, how in body.items():
-        if isinstance(how, list):
-            values = [compile_expression(v)({}) for v in how]
-            found.append((str(name), "given", _one_of(values)))
-        elif ".." in how:
-            low, high = (int(v) for v in how.split(".."))
-            values = range(low, high + 1)
-            found.append((str(name), "given", _one_of(values)))
-        else:
-            found.append((str(name), "result", _result(how)))
-    return tuple(found)
-
-
-def _one_of(values):
-    return lambda rng, names: _pick(rng, values)
-
-
-def _result(text: Text):
-    found = compile_expression(text)
-
-    def compute(rng, names):
-        try:
-            return found(names)
-        except (KeyError, ZeroDivisionError) as error:
-            raise fail(text, f"{str(text)!r} fails: {error}") from None
-
-    return compute
-
-
-def _leaves(forms):
-    if isinstance(forms, Template):
-        yield forms
-    else:
-        for inner in forms.values():
-            yield from _leaves(inner)
-
-
-def _has_slots(forms) -> bool:
-    return any(
-        isinstance(piece, Slot) for t in _leaves(forms) for piece in t.pieces
-    )
-
-
-def _check_slots(rule: Rule, known: set[str]) -> None:
-    for item in rule.items:
-        numbers = {name for name, _, _ in item.numbers}
-        for template in _leaves(item.forms):
-            for piece in template.pieces:
-                if isinstance(piece, Slot) and piece.name not in numbers:
-                    _check_slot(piece, known)
-
-
-def _check_slot(slot: Slot, known: set[str]) -> None:
-    if slot.rule not in known:
-        near = difflib.get_close_matches(slot.rule, sorted(known), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise fail(slot.where, f"no rule is called {slot.rule!r}{hint}")
 
 
 def _compare(name, rule: Rule, first: Rule | None, label: str) -> None:
@@ -498,9 +420,3 @@ def _compare(name, rule: Rule, first: Rule | None, label: str) -> None:
     if len(ours) != len(theirs):
         raise fail(rule.where, f"{name!r} has {len(ours)} items where {label} "
                    f"has {len(theirs)}")
-
-
-def _where(body: object, where: str) -> str:
-    while isinstance(body, list) and body:
-        body = body[0]
-    return getattr(body, "where", where)

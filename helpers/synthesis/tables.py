@@ -30,15 +30,67 @@ def read(path: Path) -> dict:
     """A table as dicts, lists and ``Text``; InputError with file and line."""
     path = Path(path)
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
+        content = path.read_text(encoding="utf-8")
     except OSError:
         raise InputError(f"cannot read the table {path}") from None
+    return parse(content, path.name)
+
+
+def parse(content: str, name: str) -> dict:
+    """A table from its text; ``name`` is what mistakes are told with."""
+    try:
+        node = yaml.compose(content, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1
-        raise InputError(f"{path.name}:{line}: {error.problem}") from None
+        raise InputError(f"{name}:{line}: {error.problem}") from None
     if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{path.name}:1: a table is a mapping of rules")
-    return _value(node, path.name)
+        raise InputError(f"{name}:1: a table is a mapping of rules")
+    return _value(node, name)
+
+
+def extend(table: dict, more: dict) -> dict:
+    """A table with the labels of ``more``, cut down to what all can say.
+
+    A matched set has every label, so a name (of an item, or of a scope's
+    value) that a new label has no words for is left out for all. A new
+    label may thus begin with a few words and grow.
+    """
+    labels, scopes = dict(table["labels"]), table.get("scopes", {})
+    for name, rules in (more.get("labels") or {}).items():
+        first = next(iter(labels.values()))
+        labels = {k: _cut(v, rules, scopes) for k, v in labels.items()}
+        labels[name] = _in_order(rules, first)
+        scopes = {
+            scope: {k: v for k, v in values.items() if k in rules[scope]}
+            if scope in rules else values
+            for scope, values in scopes.items()
+        }
+    return {**table, "labels": labels, "scopes": scopes}
+
+
+def _cut(rules: dict, other: dict, scopes: dict) -> dict:
+    """The rules of a label, with only the names that ``other`` has too."""
+    found = dict(rules)
+    for name in rules.keys() & other.keys():
+        ours, theirs = rules[name], other[name]
+        if name in scopes:
+            found[name] = {
+                value: _cut(ours[value], theirs[value], scopes)
+                for value in ours if value in theirs
+            }
+        elif isinstance(ours, dict) and isinstance(theirs, dict):
+            kept = theirs.keys() | {"forms"}
+            found[name] = {k: v for k, v in ours.items() if k in kept}
+    return found
+
+
+def _in_order(body: object, first: object) -> object:
+    """A mapping in the order of another, at every depth they share."""
+    if not (isinstance(body, dict) and isinstance(first, dict)):
+        return body
+    place = {name: i for i, name in enumerate(first)}
+    names = sorted(body, key=lambda name: place.get(name, len(place)))
+    return {k: _in_order(body[k], first.get(k)) for k in names}
 
 
 def fail(where: object, message: str) -> InputError:

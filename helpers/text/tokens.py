@@ -57,13 +57,15 @@ def make_tokens(
 ) -> Path:
     """Encode the mix: ``tokens`` for training, rows of tests per class.
 
-    ``synthetic_share`` of the training tokens is synthetic, an equal part
-    from each corpus. Nothing is repeated: where the natural text is too
-    short everything shrinks with it, and a corpus that is too short gives
-    all it has. summary.json tells what was asked for and given: train
-    tokens and documents per class, held-out rows per class.
+    ``synthetic_share`` of the training tokens is synthetic, from the corpora
+    in proportion to their size (tokens for training). Nothing is repeated:
+    where the natural text is too short everything shrinks with it, and a
+    corpus that is too short gives all it has. summary.json tells what was
+    asked for and given: train tokens and documents per class, held-out rows
+    per class.
 
-    Raises InputError if the text does not fill one context.
+    Raises InputError if the natural text, where it has a share, or all text
+    together does not fill one context.
     """
     _check(tokens, synthetic_share, context, held_out_documents)
 
@@ -72,12 +74,9 @@ def make_tokens(
         frames = [_frame(path) for path in [natural, *corpora]]
         taken = mix.choose(frames, tokens, synthetic_share)
         stream, summary = mix.stream(taken)
-        if len(stream) < context:
-            raise InputError(
-                f"the text holds {len(stream)} training tokens, fewer than "
-                f"one context of {context}; give more text or a shorter "
-                "context"
-            )
+        if synthetic_share < 1:
+            _fills(_natural(summary["train_tokens"]), context, "natural text")
+        _fills(len(stream), context, "text")
         np.save(folder / TRAIN, stream)
         rows = mix.held_out(frames, held_out_documents, context, folder)
         vocabulary = mix.tokenizer.get_vocab_size()
@@ -147,8 +146,9 @@ class Mix:
             taken = self._take(natural, tokens * (1 - share), progress)
             got = sum(len(ids) for _, ids in taken)
             whole = min(tokens, got / (1 - share)) if share < 1 else tokens
-            for frame in synthetic:
-                quota = whole * share / len(synthetic)
+            sizes = [self._size(frame) for frame in synthetic]
+            for frame, size in zip(synthetic, sizes, strict=True):
+                quota = whole * share * size / max(sum(sizes), 1)
                 taken += self._take(frame, quota, progress)
         return taken
 
@@ -184,6 +184,13 @@ class Mix:
         rows.to_parquet(folder / ROWS, index=False)
         return rows.groupby("class").size().to_dict()
 
+    def _size(self, frame) -> float:
+        """Tokens of the train documents, from a spread-out thousand."""
+        train = frame.text[frame.split == "train"]
+        sample = train.iloc[:: -(-len(train) // BATCH) or 1]
+        counts = [len(ids) for ids in self._encode(list(sample))]
+        return sum(counts) / max(len(counts), 1) * len(train)
+
     def _take(self, frame, quota: float, progress) -> list:
         """Train documents in shuffled order up to ``quota`` tokens; the last
         one may go over it."""
@@ -214,6 +221,19 @@ class Mix:
             texts, add_special_tokens=False
         )
         return [np.array([self.start, *e.ids], np.uint16) for e in encoded]
+
+
+def _natural(train_tokens: dict[str, int]) -> int:
+    """Tokens of the natural classes, whose names have no corpus."""
+    return sum(n for name, n in train_tokens.items() if "/" not in name)
+
+
+def _fills(tokens: int, context: int, what: str) -> None:
+    if tokens < context:
+        raise InputError(
+            f"the {what} holds {tokens} training tokens, fewer than one "
+            f"context of {context}; give more text or a shorter context"
+        )
 
 
 def _check(tokens, synthetic_share, context, held_out_documents) -> None:
