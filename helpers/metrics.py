@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FIRES = THRESHOLD  # a latent fires on a token with more activation than it
 MARGIN = 0.05  # nats; with a smaller gap a score means nothing
 RUNS = ["clean", "sae", "zero", "mean"]
+DOCUMENTS = "documents.parquet"
 
 
 def loss_recovered(
@@ -107,78 +108,75 @@ def code_sums(
     sae: "SAE", x: "torch.Tensor", threshold: float = FIRES
 ) -> Codes:
     """The sums of ``Codes`` for activations [tokens, d_in]."""
-    f = sae.encode(x)
-    return Codes(
-        len(x),
-        (sae.decode(f) - x).double().pow(2).sum().item(),
-        x.double().pow(2).sum().item(),
-        x.double().sum(0).cpu().numpy(),
-        (f > threshold).sum(0).double().cpu().numpy(),
-    )
+    return _reconstruct(sae, x, threshold)[1]
 
 
 def document_losses(
-    model, sae: "SAE", rows: "torch.Tensor", mean: "torch.Tensor"
+    model, hook_point: str, rows: "torch.Tensor", treatments: list
 ) -> np.ndarray:
-    """Next-token loss of documents under four treatments, and tokens.
+    """Next-token loss of documents under each treatment, and tokens.
 
-    ``rows``: [documents, context], BOS first, padded with BOS. At the SAE's
-    hook point the text's activations are kept, replaced by their
-    reconstruction, by zero, or by ``mean`` [d_in]. Returns [documents, 5]:
-    sums over predicted tokens in nats (clean, SAE, zero, mean), and how
-    many tokens were predicted. Position 0 (BOS) predicts nothing here.
+    ``rows``: [documents, context], BOS first, padded with BOS. A treatment
+    maps the text's activations at the hook point [tokens, d_in] to what
+    replaces them; None leaves them. Returns [documents, treatments + 1]:
+    sums over predicted tokens in nats, and how many tokens were predicted.
+    Position 0 (BOS) predicts nothing here.
     """
     from helpers.activations import BOS
 
     text = rows != BOS
-    treatments = [
-        None,
-        lambda x: sae(x),
-        lambda x: x.new_zeros(()).expand_as(x),
-        lambda x: mean.to(x).expand_as(x),
-    ]
     losses = [
-        _token_losses(model, rows, sae.hook_point, text, treat)
+        _token_losses(model, rows, hook_point, text, treat)
         for treat in treatments
     ]
     counted = (text[:, :-1] & text[:, 1:]).double().sum(1)
     return np.stack([part.numpy() for part in [*losses, counted]], axis=1)
 
 
+def baseline(
+    model, hook_point: str, tokens, *, rows_per_pass: int = 32
+) -> "pd.DataFrame":
+    """Losses of every held-out document without an SAE.
+
+    ``tokens``: what ``helpers.text.load_tokens`` returns. A row a document:
+    text_class, document, clean, zero, mean (the activations as they are,
+    zeroed, and at their mean over training text; sums over the predicted
+    tokens, nats), tokens.
+    """
+    mean = mean_activation(model, hook_point, tokens.train)
+    treatments = [
+        None,
+        lambda x: x.new_zeros(()).expand_as(x),
+        lambda x: mean.to(x).expand_as(x),
+    ]
+
+    def measure(name: str, rows: "torch.Tensor") -> np.ndarray:
+        return document_losses(model, hook_point, rows, treatments)
+
+    names = ["clean", "zero", "mean", "tokens"]
+    return _by_document(tokens, measure, names, rows_per_pass)
+
+
 def evaluate(
     model, sae: "SAE", tokens, *, rows_per_pass: int = 32
 ) -> tuple["pd.DataFrame", dict[str, Codes]]:
-    """Losses of every held-out document, and ``Codes`` for each text class.
+    """Losses with the reconstruction, and ``Codes`` for each text class.
 
-    ``tokens``: what ``helpers.text.load_tokens`` returns. The mean that
-    replaces activations is taken over training text. The frame has a row a
-    document: text_class, document, clean, sae, zero, mean (sums over its
-    predicted tokens, nats), tokens.
+    The frame has a row a document, in the order of ``baseline``:
+    text_class, document, sae (sums over predicted tokens, nats), tokens.
     """
-    import pandas as pd
-    import torch
+    codes: dict[str, Codes] = {}
 
-    from helpers.activations import BOS, run
-    from helpers.progress import track
+    def measure(name: str, rows: "torch.Tensor") -> np.ndarray:
+        def treat(x: "torch.Tensor") -> "torch.Tensor":
+            rebuilt, sums = _reconstruct(sae, x, FIRES)
+            codes[name] = codes[name] + sums if name in codes else sums
+            return rebuilt
 
-    mean = mean_activation(model, sae.hook_point, tokens.train)
-    frames, codes = [], {}
-    total = sum(len(rows) for rows in tokens.held_out.values())
-    with track("measuring", total) as bar, torch.no_grad():
-        for name, rows in tokens.held_out.items():
-            lengths = tokens.lengths[name]
-            found = np.zeros((len(rows), len(RUNS) + 1))
-            for index, part in _by_length(rows, lengths, rows_per_pass):
-                found[index] = document_losses(model, sae, part, mean)
-                x = run(model, part, [sae.hook_point])[sae.hook_point]
-                sums = code_sums(sae, x[part != BOS])
-                codes[name] = codes[name] + sums if name in codes else sums
-                bar.update(len(part))
-            frame = pd.DataFrame(found, columns=[*RUNS, "tokens"])
-            frame.insert(0, "document", range(len(rows)))
-            frame.insert(0, "text_class", name)
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True), codes
+        return document_losses(model, sae.hook_point, rows, [treat])
+
+    names = ["sae", "tokens"]
+    return _by_document(tokens, measure, names, rows_per_pass), codes
 
 
 def mean_activation(
@@ -237,7 +235,11 @@ def is_natural(text_class: str) -> bool:
 
 @dataclass
 class Quality:
-    """What ``make_quality`` measured; ``documents`` as ``evaluate`` says."""
+    """What ``make_quality`` measured.
+
+    ``documents`` has a row for each: text_class, document, the RUNS (sums
+    over predicted tokens, nats), tokens.
+    """
 
     documents: "pd.DataFrame"
     codes: dict[str, Codes]
@@ -269,27 +271,56 @@ class Quality:
         return frame.rename_axis("text_class")
 
 
-def make_quality(
-    profile: str, name: str, sae: Path, model: Path, tokens: Path
+def make_baseline(
+    profile: str, hook_point: str, model: Path, tokens: Path
 ) -> Path:
-    """Measure an SAE (artifacts of it, its model, the tokens)."""
+    """Measure a model without any SAE, once for all at a hook point."""
 
     def make(folder: Path) -> None:
         from helpers.language_model.models import load_language_model
         from helpers.text.tokens import load_tokens
-        from helpers.train import load_sae
 
-        documents, codes = evaluate(
-            load_language_model(model), load_sae(sae), load_tokens(tokens)
+        found = baseline(
+            load_language_model(model), hook_point, load_tokens(tokens)
         )
-        documents.to_parquet(folder / "documents.parquet")
+        found.to_parquet(folder / DOCUMENTS)
+
+    return artifacts.produce(
+        paths.quality(profile, f"without-{hook_point}"),
+        make,
+        parameters={"hook_point": hook_point},
+        inputs=[model, tokens],
+    )
+
+
+def make_quality(
+    profile: str, name: str, sae: Path, model: Path, tokens: Path
+) -> Path:
+    """Measure an SAE (artifacts of it, its model, the tokens)."""
+    from helpers.train import load_sae
+
+    loaded = load_sae(sae)
+    without = make_baseline(profile, loaded.hook_point, model, tokens)
+
+    def make(folder: Path) -> None:
+        import pandas as pd
+
+        from helpers.language_model.models import load_language_model
+        from helpers.text.tokens import load_tokens
+
+        found, codes = evaluate(
+            load_language_model(model), loaded, load_tokens(tokens)
+        )
+        known = pd.read_parquet(without / DOCUMENTS)
+        columns = ["text_class", "document", *RUNS, "tokens"]
+        known.assign(sae=found["sae"])[columns].to_parquet(folder / DOCUMENTS)
         np.savez(folder / "codes.npz", **_arrays(codes))
 
     return artifacts.produce(
         paths.quality(profile, name),
         make,
         parameters={"fires": FIRES},
-        inputs=[sae, model, tokens],
+        inputs=[sae, model, tokens, without],
     )
 
 
@@ -306,7 +337,49 @@ def load_quality(path: Path) -> Quality:
                 saved["text_class"], *parts, strict=True
             )
         }
-    return Quality(pd.read_parquet(path / "documents.parquet"), codes)
+    return Quality(pd.read_parquet(path / DOCUMENTS), codes)
+
+
+def _reconstruct(
+    sae: "SAE", x: "torch.Tensor", threshold: float
+) -> tuple["torch.Tensor", Codes]:
+    """x rebuilt [tokens, d_in], and the sums that this took."""
+    f = sae.encode(x)
+    rebuilt = sae.decode(f)
+    return rebuilt, Codes(
+        len(x),
+        (rebuilt - x).double().pow(2).sum().item(),
+        x.double().pow(2).sum().item(),
+        x.double().sum(0).cpu().numpy(),
+        (f > threshold).sum(0).double().cpu().numpy(),
+    )
+
+
+def _by_document(
+    tokens, measure, names: list[str], rows_per_pass: int
+) -> "pd.DataFrame":
+    """text_class, document, and the named columns that ``measure`` gives.
+
+    ``measure(text_class, rows)``: [documents, context] -> [documents, n].
+    """
+    import pandas as pd
+
+    from helpers.progress import track
+
+    frames = []
+    total = sum(len(rows) for rows in tokens.held_out.values())
+    with track("measuring", total) as bar:
+        for name, rows in tokens.held_out.items():
+            found = np.zeros((len(rows), len(names)))
+            lengths = tokens.lengths[name]
+            for index, part in _by_length(rows, lengths, rows_per_pass):
+                found[index] = measure(name, part)
+                bar.update(len(part))
+            frame = pd.DataFrame(found, columns=names)
+            frame.insert(0, "document", range(len(rows)))
+            frame.insert(0, "text_class", name)
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
 
 
 def _token_losses(model, rows, hook_point, text, treat) -> "torch.Tensor":

@@ -281,6 +281,26 @@ def test_best_unit_is_held_out():
     assert unit == 17 and score == 1.0
 
 
+def test_best_units_of_every_pair_of_labels():
+    documents = corpus(40)
+    maxima = noise(120, 50)
+    maxima[documents["label"] == "positive", 17] = 0  # falls
+    table = compare.best_units(maxima, documents)
+    labels = list(dict.fromkeys(documents["label"]))
+    names = [c.name for c in compare.pairs(labels)]
+    assert table["contrast"].tolist() == names
+    planted = table["contrast"].str.contains("positive")
+    assert (table.loc[planted, "unit"] == 17).all()
+    assert (table.loc[planted, ["auroc", "held_out"]] == 1.0).all(axis=None)
+    rest = table[~planted].iloc[0]
+    names = rest["contrast"].split(" vs ")
+    by_hand = compare.auroc(
+        *(maxima[documents["label"] == name] for name in names)
+    )
+    assert rest.auroc == pytest.approx(np.abs(by_hand - 0.5).max() + 0.5)
+    assert rest.held_out < rest.auroc  # luck does not carry over
+
+
 def test_side_by_side_counts_strong_units():
     documents, maxima = corpus(30), noise(90, 20)
     maxima[documents["label"] == "positive", :3] += 10

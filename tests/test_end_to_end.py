@@ -11,9 +11,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from helpers import paths
+from helpers import features, paths, synthesis, text
 from helpers.execute import chapters, results
 from tests import browser
 
@@ -99,6 +100,44 @@ def test_numbers_in_prose_come_from_the_run(name):
 def test_headline_numbers_are_collected(smoke):
     for name in NOTEBOOKS:
         assert results.headlines(executed(smoke, name)), name
+
+
+@pytest.fixture
+def smoke_corpora(smoke, monkeypatch):
+    """{corpus: documents} of the run, whose artifacts are in use."""
+    monkeypatch.setenv("BOOK_ARTIFACTS", str(smoke[0]))
+    return {
+        name: synthesis.load_corpus(paths.corpus("smoke", name))
+        for name in synthesis.CORPORA
+    }
+
+
+def test_no_matched_set_is_trained_on_and_tested_on(smoke_corpora):
+    """What the training stream says, decoded, against the tested rows."""
+    tokens = text.load_tokens(paths.tokens("smoke"))
+    tokenizer = text.load_tokenizer(paths.tokenizer("smoke"))
+    stream = np.asarray(tokens.train)
+    parts = np.split(stream, np.flatnonzero(stream == 0))
+    said = {tokenizer.decode(part[1:].tolist()) for part in parts}
+    tested = tokens.documents
+    for name, frame in smoke_corpora.items():
+        trained_on = set(frame.loc[frame["text"].isin(said), "group"])
+        tested_on = set(tested.loc[tested["corpus"] == name, "group"])
+        assert len(trained_on) > 10 and len(tested_on) > 3, name
+        assert not trained_on & tested_on, name
+
+
+def test_features_are_compared_on_held_out_documents(smoke, smoke_corpora):
+    tables = sorted((smoke[0] / "smoke" / "features").iterdir())
+    checked = 0
+    for path in tables:
+        corpus = path.name.split("--")[1]
+        if corpus in smoke_corpora:
+            table = features.load_features(path)
+            used = smoke_corpora[corpus].iloc[table.documents]
+            assert set(used["split"]) == {"held_out"}, path.name
+            checked += 1
+    assert checked >= len(smoke_corpora)
 
 
 BAD_TEXT = {

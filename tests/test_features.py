@@ -111,7 +111,8 @@ def inputs(tmp_path, monkeypatch):
         "helpers.text.tokenizer.load_tokenizer", lambda _: tokenizer()
     )
     split = ["train", "held_out", "held_out", "train"]
-    frame = pd.DataFrame({"text": TEXTS, "split": split})
+    label = ["one"] + ["two"] * (len(TEXTS) - 1)
+    frame = pd.DataFrame({"text": TEXTS, "split": split, "label": label})
 
     def corpus(folder):
         frame.to_parquet(folder / "documents.parquet")
@@ -144,6 +145,17 @@ def test_at_most_so_many_documents(inputs):
         "p", "neurons", "c", split="all", most=2, **inputs
     )
     assert features.load_features(path).documents.tolist() == [0, 2]
+
+
+def test_documents_of_some_labels_alone(inputs):
+    path = features.make_features(
+        "p", "neurons", "c", split="all", labels=["two"], **inputs
+    )
+    assert features.load_features(path).documents.tolist() == [1, 2, 3]
+    with pytest.raises(InputError, match="no document in split 'all' of sv"):
+        features.make_features(
+            "p", "neurons", "c", split="all", labels=["sv"], **inputs
+        )
 
 
 def test_an_sae_is_refused_at_another_hook_point(inputs, monkeypatch):

@@ -93,7 +93,8 @@ def test_document_losses_against_transformer_lens():
     model = tiny_model()
     rows, lengths = documents()
     mean = torch.full((32,), 0.3)
-    found = metrics.document_losses(model, CODER, ids(rows), mean)
+    treatments = [None, CODER, lambda x: x * 0, lambda x: x * 0 + mean]
+    found = metrics.document_losses(model, HOOKS[0], ids(rows), treatments)
     for row, length, losses in zip(rows, lengths, found, strict=True):
         text = ids(row[None, :length])
         clean = model(text, return_type="loss", loss_per_token=True)
@@ -117,17 +118,15 @@ def test_document_losses_against_transformer_lens():
     assert abs(found[:, 2] - found[:, 0]).max() > 0.01
 
 
-def test_bos_is_not_reconstructed():
+def test_bos_is_not_replaced():
     seen = []
 
-    class Watching(Neurons):
-        def __call__(self, x):
-            seen.append(len(x))
-            return x
+    def watch(x):
+        seen.append(len(x))
+        return x
 
     rows, lengths = documents()
-    coder = Watching(32, HOOKS[0])
-    metrics.document_losses(tiny_model(), coder, ids(rows), torch.zeros(32))
+    metrics.document_losses(tiny_model(), HOOKS[0], ids(rows), [watch])
     assert seen == [(lengths - 1).sum()]
 
 
@@ -154,6 +153,29 @@ def test_evaluate_does_not_depend_on_the_batching():
         assert codes.tokens == (token_set().lengths[name] - 1).sum()
         assert codes.explained_variance == pytest.approx(1)
         assert codes.l0 == pytest.approx(codes_many[name].l0)
+
+
+def test_codes_are_those_of_the_activations():
+    from helpers.activations import BOS, run
+
+    _, codes = metrics.evaluate(tiny_model(), CODER, token_set())
+    rows, _ = documents(5, 1)
+    part = torch.from_numpy(rows.astype(np.int64))
+    x = run(tiny_model(), part, HOOKS[:1])[HOOKS[0]][part != BOS]
+    expected = metrics.code_sums(CODER, x)
+    for name, value in vars(expected).items():
+        found = getattr(codes["prose"], name)
+        np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-6)
+
+
+def test_baseline_and_evaluation_have_the_same_rows():
+    known = metrics.baseline(tiny_model(), HOOKS[0], token_set())
+    found, _ = metrics.evaluate(tiny_model(), CODER, token_set())
+    same = ["text_class", "document", "tokens"]
+    pd.testing.assert_frame_equal(known[same], found[same])
+    # CODER is the identity
+    np.testing.assert_allclose(found["sae"], known["clean"], rtol=1e-4)
+    assert (known["zero"] != known["clean"]).any()
 
 
 def test_mean_activation():
@@ -216,7 +238,11 @@ def test_make_and_load_quality(tmp_path, monkeypatch):
     ]
     quality = metrics.load_quality(metrics.make_quality("p", "n", *inputs))
     frame, codes = metrics.evaluate(tiny_model(), CODER, token_set())
-    pd.testing.assert_frame_equal(quality.documents, frame)
+    known = metrics.baseline(tiny_model(), HOOKS[0], token_set())
+    columns = ["text_class", "document", *metrics.RUNS, "tokens"]
+    pd.testing.assert_frame_equal(
+        quality.documents, known.assign(sae=frame["sae"])[columns]
+    )
     assert quality.pooled().tokens == sum(c.tokens for c in codes.values())
     assert quality.pooled(natural=True).tokens == codes["prose"].tokens
     table = quality.sparsity()

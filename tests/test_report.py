@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from helpers import report
@@ -40,15 +41,18 @@ def test_number_that_is_not_finite_is_refused(value):
         report.number("lm_loss", value)
 
 
-def test_text_and_figures_are_no_headline_numbers(shown):
+def test_text_figures_and_tables_are_no_headline_numbers(shown):
     import altair as alt
 
     report.text("word", "holds")
     report.figure("figure", alt.Chart().mark_point())
-    (word, one), (figure, two) = shown
+    report.table("table", pd.DataFrame({"loss": [2.5]}))
+    (word, one), (figure, two), (table, three) = shown
     assert word == {report.PREFIX + "text/plain": "'holds'"}
-    assert all(key.startswith(report.PREFIX) for key in figure)
-    assert "headline" not in one and "headline" not in two
+    for bundle in (figure, table):
+        assert all(key.startswith(report.PREFIX) for key in bundle)
+    assert "<td>2.5</td>" in table[report.PREFIX + "text/html"]
+    assert not any("headline" in meta for meta in (one, two, three))
 
 
 @pytest.mark.parametrize(

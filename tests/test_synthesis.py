@@ -322,3 +322,16 @@ def test_controls():
     assert (table.nunique(axis=1) == 1).all() and len(matched) > 30
     halves = controls.null_pair(frame, "neutral")["label"].value_counts()
     assert dict(halves) == {"half 1": 30, "half 2": 30}
+
+
+def test_statistics_of_the_controls_by_hand():
+    texts = ["one two three", "one two three four", "five", "six"]
+    frame = pd.DataFrame({
+        "text": texts * 8, "label": ["long", "long", "short", "short"] * 8,
+    })
+    found = controls.statistics(frame)
+    assert found["length"] == 1.0 and found["kept when matched"] == 0.0
+    assert 0 < found["word pairs kept when shuffled"] < 1
+    same = controls.statistics(frame.assign(text="one two"))
+    assert same["length"] == 0.5 and same["kept when matched"] == 1.0
+    assert same["null pair, best word"] == 0.5
