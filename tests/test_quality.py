@@ -320,3 +320,17 @@ def test_few_documents_repeat(corpora):
         row = quality.summary(frame.head(1200)).loc[name]
         assert row["exact duplicates"] < 0.01, name
         assert row["near duplicates"] < 0.05, name
+
+
+def test_measures_of_each_corpus_are_those_of_one_after_the_other(corpora):
+    frames = [corpora[name].head(600) for name in ("sentiment", "formats")]
+    found = quality.of_each(quality.detectors, frames)
+    for frame, table in zip(frames, found, strict=True):
+        pd.testing.assert_frame_equal(table, quality.detectors(frame))
+    assert [set(table["corpus"]) for table in found] == [
+        {"sentiment"}, {"formats"}
+    ]
+    single = found[0][found[0]["detector"] == "best word"]
+    assert list(single["auroc"]) == list(
+        quality.separability(frames[0])["auroc"]
+    )

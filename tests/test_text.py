@@ -562,6 +562,11 @@ def test_vocabulary_out_of_range(size):
         text.make_tokenizer("p", [], size)
 
 
+def test_genes_are_left_out_like_noise():
+    spans = '[["word", "x", 0, 3], ["gene", "1", 5, 9], ["codons", "61", 6, 8]]'
+    assert tokenizer.without_random("DNA: ACGT.", spans) == ["DNA: ", "."]
+
+
 def test_hugging_face_view(mix):
     trained = text.load_tokenizer(mix[1])
     view = text.as_hugging_face(trained)

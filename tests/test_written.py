@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -557,3 +558,42 @@ def test_a_quote_is_found_where_it_stands(text, data):
     for occurrence in (0, count + 1):
         with pytest.raises(verify.Rejected):
             verify.locate(text, quote, occurrence)
+
+
+def test_a_written_corpus_is_an_artifact_like_any_other(tmp_path, monkeypatch):
+    """``make_corpus`` by a model's name: frame, card, quarantine, account."""
+    monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    script = {(2, 0): lambda _: refusal("no"), (5, 0): lambda _: reply("{")}
+    with ChatServer(Model("syntax", script)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        writer = synthesis.writer("syntax", "test", prices=[1, 2])
+        made = synthesis.make_corpus("p", "syntax", groups=GROUPS,
+                                     writer=writer)
+        asked = len(server.requests)
+        synthesis.make_corpus("p", "syntax", groups=GROUPS, writer=writer)
+        assert len(server.requests) == asked == GROUPS + 2
+    frame = synthesis.load_corpus(made)
+    assert list(frame.columns) == list(synthesis.COLUMNS)
+    assert frame["group"].nunique() == GROUPS
+    trained = frame[frame["split"] == "train"]
+    assert not trained["label"].str.startswith("ungrammatical").any()
+    rejected = pd.read_parquet(made / "quarantine.parquet")
+    assert list(rejected["reason"]) == ["refusal", "invalid"]
+    assert json.loads((made / "account.json").read_text())["complete"] == 8
+    card = (made / "README.md").read_text()
+    assert "8 of 8 sets are complete, 2 replies are in quarantine" in card
+
+
+def test_writers_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
+    assert synthesis.writer("sentiment", "grammar") is None
+    assert synthesis.writer("formats", "gpt-4o-mini") is None  # by grammar
+    found = synthesis.writer("context", "gpt-4o-mini", budget=3)
+    assert (found.corpus, found.service.budget) == ("context", 3)
+    assert found.store == tmp_path / "replies.sqlite"
+    costs = synthesis.estimates(2)
+    assert (costs["expected"] < costs["at most"]).all()
+    twice = synthesis.estimates(4)
+    assert (twice["at most"] / costs["at most"]).between(1.9, 2.1).all()
+    assert list(tmp_path.iterdir()) == []  # nothing was opened or asked

@@ -47,7 +47,7 @@ def balance(frame: pd.DataFrame) -> alt.Chart:
         color=alt.Color("split:N", title="split", sort=["train", "held_out"]),
         order=alt.Order("split:N", sort="descending"),
         tooltip=["corpus", "label", "split", "documents"],
-    ).properties(width=theme.WIDTH - 130)
+    ).properties(width=theme.WIDTH - 190, height=alt.Step(18))
 
 
 def separability(detectors: pd.DataFrame) -> alt.LayerChart:
@@ -113,7 +113,7 @@ def fragmentation(table: pd.DataFrame) -> alt.Chart:
         tooltip=["class", "documents", "tokens",
                  alt.Tooltip("characters per token:Q", format=".2f"),
                  alt.Tooltip("tokens per document:Q", format=".1f")],
-    ).properties(width=theme.WIDTH - 150)
+    ).properties(width=theme.WIDTH - 190, height=alt.Step(18))
 
 
 def _document(label: str, text: str, spans: list, tints: dict) -> str:

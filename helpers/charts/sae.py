@@ -63,7 +63,7 @@ def loss_bars(losses: pd.DataFrame) -> alt.LayerChart:
     )
     order = alt.Y("text_class:N", sort=list(losses.index), title=None)
     base = alt.Chart(long).properties(
-        width=WIDTH - 120, height=alt.Step(24)
+        width=WIDTH - 190, height=alt.Step(20)
     )
     line = base.mark_rule(opacity=0.4).encode(
         x="min(nats):Q", x2="max(nats):Q", y=order

@@ -14,12 +14,24 @@ import json
 import operator
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 
 WORD = re.compile(r"\w+|[^\w\s]")
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse regularisation, tried in turn
+
+
+def of_each(measure: Callable, frames: Iterable[pd.DataFrame]) -> list:
+    """``measure`` of each frame, in order, on all cores.
+
+    ``measure`` is a function of a module (processes import it), or a
+    ``functools.partial`` of one.
+    """
+    from joblib import Parallel, delayed
+
+    return Parallel(n_jobs=-1)(delayed(measure)(frame) for frame in frames)
 
 
 def summary(frame: pd.DataFrame, near: int | None = None) -> pd.DataFrame:
@@ -88,15 +100,19 @@ def bag_of_words(
     return pd.DataFrame(rows, columns=["label", "other", "auroc", "scored"])
 
 
-def detectors(frame: pd.DataFrame, factor: str) -> pd.DataFrame:
+def detectors(frame: pd.DataFrame) -> pd.DataFrame:
     """``separability`` and ``bag_of_words`` of a corpus, one below another.
 
-    label, other, detector ("best word" or "bag of words"), auroc, and the
-    word of the first. Pairs without a bag of words are left out.
+    corpus, label, other, detector ("best word" or "bag of words"), auroc,
+    and the word of the first. Pairs without a bag of words are left out.
     """
-    single = separability(frame).assign(detector="best word")
-    bags = bag_of_words(frame, factor).assign(detector="bag of words", word="")
-    columns = ["label", "other", "detector", "word", "auroc"]
+    from helpers.synthesis.corpus import load_grammar
+
+    name = frame["corpus"].iloc[0]
+    bags = bag_of_words(frame, load_grammar(name).label_factor)
+    single = separability(frame).assign(detector="best word", corpus=name)
+    bags = bags.assign(detector="bag of words", word="", corpus=name)
+    columns = ["corpus", "label", "other", "detector", "word", "auroc"]
     found = pd.concat([single, bags], ignore_index=True)[columns]
     return found.dropna(subset="auroc")
 

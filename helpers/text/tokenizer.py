@@ -2,7 +2,7 @@
 
 Three choices keep strings that are random by construction near one token a
 character, so that a model has little to learn before it reaches their
-entropy: spans of the factor "random" are left out of the training text,
+entropy: spans of drawn characters are left out of the training text,
 digits are never merged, nor is anything in a long run that only a machine
 writes (``NOISE``). How far a bigram model of the tokens stays above the true
 entropy, counted on 250,000 characters of each (vocabulary 4,096):
@@ -26,7 +26,9 @@ from helpers.errors import InputError
 from helpers.text.documents import read_frame
 
 END_OF_TEXT = "<|endoftext|>"  # token 0: before every document
-RANDOM = "random"  # the factor of spans that are random by construction
+# The factors of spans in which nothing is frequent but by chance: characters
+# drawn evenly, and genes, whose codons are.
+UNMERGED = ("random", "gene")
 FILE = "tokenizer.json"
 _R = "[A-Za-z0-9+/]"
 # Each character of a run of at least 24 letters and digits that has a digit,
@@ -122,13 +124,13 @@ def as_hugging_face(tokenizer):
 
 
 def without_random(text: str, spans: str) -> list[str]:
-    """A text's pieces around its spans of the factor "random".
+    """A text's pieces around its spans of the ``UNMERGED`` factors.
 
     ``spans`` is a JSON list of [factor, value, start, end].
     """
     pieces, last = [], 0
     for factor, _, start, end in sorted(json.loads(spans), key=_start):
-        if factor == RANDOM:
+        if factor in UNMERGED and start >= last:
             pieces.append(text[last:start])
             last = end
     pieces.append(text[last:])
