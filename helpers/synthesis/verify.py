@@ -6,6 +6,7 @@ set is used whole or not at all: one wrong document and it is rejected, with
 a reason that is counted and a detail that is kept.
 """
 
+import functools
 import re
 import unicodedata
 
@@ -141,16 +142,24 @@ def _check_factors(prompt, brief: dict, member: Member) -> None:
 def _document(prompt, brief: dict, member: Member) -> dict:
     text, label = member.text, member.label
     spans: list[list] = []
+    own = functools.partial(_own, list(prompt.labels).index(label))
     for span in member.spans:
         place = locate(text, span.quote, span.occurrence)
         if span.factor == prompt.carried_by:
             spans.append([prompt.label, label, *place])
-        spans.append([span.factor, span.value, *place])
+        spans.append([span.factor, own(span.value), *place])
     if prompt.carried_by == WHOLE_TEXT:
         spans.append([prompt.label, label, 0, len(text)])
     shown = {span.factor: span.value for span in member.spans}
-    factors = {prompt.label: label, **brief, **shown}
+    named = {name: own(value) for name, value in (brief | shown).items()}
+    factors = {prompt.label: label, **named}
     return {"text": text, "label": label, "factors": factors, "spans": spans}
+
+
+def _own(place: int, value: str) -> str:
+    """Of ``a | b``, one name for each label in turn, the label's own."""
+    names = value.split(" | ")
+    return names[place % len(names)]
 
 
 def _check_same(prompt, members: list[Member]) -> None:
