@@ -66,7 +66,9 @@ def separability(detectors: pd.DataFrame) -> alt.LayerChart:
     points = alt.Chart(detectors).mark_point(size=80, filled=True).encode(
         x=alt.X("auroc:Q", scale=AUROC, title="AUROC"),
         y=alt.Y("contrast:N", title=None, sort=None),
-        color=colour, shape=alt.Shape("detector:N", sort=list(LIMITS)),
+        color=colour,
+        shape=alt.Shape("detector:N", title=None, sort=list(LIMITS),
+                        scale=alt.Scale(domain=list(LIMITS))),
         tooltip=["corpus", "contrast", "detector", "word",
                  alt.Tooltip("auroc:Q", format=".3f")],
     )
