@@ -6,11 +6,14 @@ tokens: the positions that hold the separator (which is also the
 beginning-of-sequence token) are left out, here and in every metric.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from helpers import ranks
 from helpers.errors import InputError, unknown
 
 BOS = 0  # the token before each document, and first in each context
@@ -75,6 +78,7 @@ def stream(
     buffer: int = 2**16,
     rows_per_pass: int = 128,
     dtype: torch.dtype = torch.float32,
+    start: int = 0,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Shuffled activations of a token stream, without end.
 
@@ -83,32 +87,88 @@ def stream(
     any is visited again (with another order). Activations pass through a
     buffer of ``buffer`` tokens (memory: ``buffer * d_in`` numbers for each
     hook point): it is filled, mixed, and half of it given out before it is
-    filled again. The same seed gives the same batches.
+    filled again. The same seed gives the same batches; ``start`` leaves out
+    that many of them, at the cost of some twenty passes at most.
     """
     random = torch.Generator().manual_seed(seed)
     rows = contexts(tokens, model.cfg.n_ctx)
     buffer = max(buffer, 2 * batch)
-    held: list[dict[str, torch.Tensor]] = []
-    size = 0
-    for part in _passes(rows, rows_per_pass, random):
-        held.append(_harvest(model, part, hook_points, dtype))
-        size += len(held[-1][hook_points[0]])
-        if size < buffer:
-            continue
-        order = torch.randperm(size, generator=random)
+    given = buffer // 2 // batch * batch
+    refills = _refills(rows, buffer, given, rows_per_pass, random)
+
+    def harvest(part):
+        return _harvest(model, part, hook_points, dtype)
+
+    skipped, within = divmod(start, given // batch)
+    held = _recall(itertools.islice(refills, skipped), harvest)
+    for refill in refills:
+        held += [harvest(part) for part in refill.passes]
         mixed = {n: torch.cat([h[n] for h in held]) for n in hook_points}
-        given = buffer // 2 // batch * batch
-        for index in order[:given].split(batch):
+        for index in refill.out.split(batch)[within:]:
             yield {name: mixed[name][index] for name in hook_points}
-        rest = order[given:]
-        held = [{name: mixed[name][rest] for name in hook_points}]
-        size -= given
+        held = [{name: mixed[name][refill.kept] for name in hook_points}]
+        within = 0
+
+
+class _Refill(NamedTuple):
+    """How the buffer is filled and mixed once; no activations in it."""
+
+    passes: list[torch.Tensor]  # rows of the forward passes that fill it
+    out: torch.Tensor  # places given out, in order
+    kept: torch.Tensor  # places that stay for the next refill
+
+
+def _refills(rows, buffer, given, count, random) -> Iterator[_Refill]:
+    """Plan the refills without a forward pass: a pass gives one activation
+    for each text token."""
+    passes, size = [], 0
+    for part in _passes(rows, count, random):
+        passes.append(part)
+        size += int((part != BOS).sum())
+        while size >= buffer:  # a pass may give more than goes out at once
+            order = torch.randperm(size, generator=random)
+            yield _Refill(passes, order[:given], order[given:])
+            passes, size = [], size - given
+
+
+def _recall(refills: Iterable[_Refill], harvest: Callable) -> list[dict]:
+    """What the buffer holds after some refills, as a list of one (or none).
+
+    Half of what is in the buffer goes with each refill, so what is left
+    comes from the last twenty or so: only their passes run again, whole,
+    because a product's last bits may depend on its number of rows.
+    """
+    places, passes, total = torch.empty(0, dtype=torch.long), {}, 0
+    for refill in refills:
+        before = total
+        for part in refill.passes:
+            passes[total] = part
+            total += int((part != BOS).sum())
+        fresh = torch.arange(before, total)
+        places = torch.cat([places, fresh])[refill.kept]
+        starts = torch.tensor(list(passes))
+        owner = torch.searchsorted(starts, places, right=True) - 1
+        used = set(starts[owner.unique()].tolist())
+        passes = {k: part for k, part in passes.items() if k in used}
+    held: dict[str, torch.Tensor] = {}
+    for first, part in passes.items():
+        here = (places >= first) & (places < first + int((part != BOS).sum()))
+        for name, found in harvest(part).items():
+            if name not in held:
+                held[name] = found.new_empty(len(places), found.shape[1])
+            held[name][here] = found[places[here] - first]
+    return [held] if held else []
 
 
 def _harvest(model, rows, hook_points, dtype) -> dict[str, torch.Tensor]:
-    """Activations of the text tokens of some rows: each [tokens, d_in]."""
-    text = rows != BOS
-    found = run(model, rows, hook_points)
+    """Activations of the text tokens of some rows: each [tokens, d_in].
+
+    Several ranks divide the rows among them, and all get all of it.
+    """
+    text, shared = rows != BOS, len(rows) >= ranks.count()
+    found = run(model, ranks.share(rows) if shared else rows, hook_points)
+    if shared:
+        found = {n: ranks.join(found[n], len(rows)) for n in hook_points}
     return {name: found[name][text].to(dtype) for name in hook_points}
 
 

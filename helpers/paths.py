@@ -74,6 +74,16 @@ def sae(profile: str, name: str) -> Path:
     return artifacts(profile) / "saes" / name
 
 
+def checkpoints(profile: str, name: str) -> Path:
+    """Checkpoints and metrics of an SAE that is not trained to the end."""
+    return artifacts(profile) / "checkpoints" / name
+
+
+def tensorboard(profile: str, name: str) -> Path:
+    """The training metrics of an SAE for TensorBoard, where installed."""
+    return artifacts(profile) / "tensorboard" / name
+
+
 def feature_table(profile: str, sae_name: str, corpus_name: str) -> Path:
     """Sparse activations of one SAE on one corpus."""
     return artifacts(profile) / "features" / f"{sae_name}--{corpus_name}"

@@ -130,6 +130,26 @@ def test_goes_round_again_when_the_text_ends():
     assert {tuple(part.shape) for part in parts} == {(16, 32)}
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 5, 16, 41])
+def test_going_on_anywhere_gives_the_same_bits(start):
+    whole, rest = first(44), first(3, start=start)
+    for a, b in zip(whole[start:], rest, strict=False):
+        assert torch.equal(a, b)
+
+
+def test_going_on_runs_few_passes(monkeypatch):
+    run, passes = activations.run, []
+
+    def counted(model, rows, hook_points):
+        passes.append(len(rows))
+        return run(model, rows, hook_points)
+
+    monkeypatch.setattr(activations, "run", counted)
+    first(1, start=3000, rows_per_pass=8)
+    # a pass of 56 tokens fills half of the buffer; replayed: 1500 passes
+    assert len(passes) < 15
+
+
 def test_dtype():
     assert first(1, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 

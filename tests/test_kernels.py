@@ -1,70 +1,168 @@
-"""The hand-written steps against autograd on the plain formulas."""
+"""Every backend against autograd on the plain formulas."""
 
 import pytest
 import torch
 
-from helpers import kernels, sae
+from helpers import kernels
+from helpers.errors import InputError
+from helpers.kernels import native, reference
 
-CASES = [(6, 20, 3, 37), (16, 4096, 32, 40), (5, 7, 7, 11), (8, 64, 1, 1100)]
+CASES = [  # d_in, d_sae, k, batch
+    (6, 20, 3, 37),
+    (7, 19, 19, 5),
+    (33, 4099, 32, 40),
+    (16, 4096, 32, 1),
+    (8, 64, 1, 1100),
+]
 
 
-def batch(d_in, count, seed=1):
+@pytest.fixture(params=["reference", "native"])
+def backend(request, monkeypatch):
+    """Each backend in turn; native only where it can be compiled."""
+    monkeypatch.setenv(kernels.CHOICE, request.param)
+    if kernels.backend() != request.param:
+        pytest.skip("no working C++ compiler")
+    return request.param
+
+
+def draw(*shape, seed=1):
     random = torch.Generator().manual_seed(seed)
-    return torch.randn(count, d_in, generator=random)
+    return torch.randn(*shape, generator=random)
 
 
-def make(kind, d_in, d_sae, k=3, l1=0.3):
-    if kind == "topk":
-        made = sae.TopKSAE(d_in, d_sae, "hook", k)
-    else:
-        made = sae.L1SAE(d_in, d_sae, "hook", l1)
-    random = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for bias in (made.b_enc, made.b_dec):
-            bias.copy_(torch.randn(bias.shape, generator=random) * 0.3)
-    return made
+def weights(d_in, d_sae):
+    """Weights of a trained-looking SAE: unit rows, small biases."""
+    rows = torch.nn.functional.normalize(draw(d_sae, d_in, seed=2), dim=1)
+    encoder = rows + 0.1 * draw(d_sae, d_in, seed=3)
+    biases = draw(d_sae, seed=4) * 0.3, draw(d_in, seed=5) * 0.3
+    return kernels.Weights(encoder.T, biases[0], rows, biases[1])
 
 
-def plain_loss(model, x):
-    """The loss, straight from its definition."""
-    f = model.encode(x)
-    error = (model.decode(f) - x).pow(2).sum(1).mean()
-    return error + getattr(model, "l1", 0.0) * f.sum(1).mean()
+def plain(x, w, l1=0.0, k=None, batch_k=None):
+    """Error, firings and gradients straight from the loss's definition."""
+    w = kernels.Weights(*(part.clone().requires_grad_() for part in w))
+    pre = (x - w.b_dec) @ w.W_enc + w.b_enc
+    kept = torch.ones_like(pre)
+    if k:
+        kept = torch.zeros_like(pre).scatter(1, pre.topk(k)[1], 1.0)
+    if batch_k:
+        best = pre.flatten().topk(batch_k * len(x))[1]
+        kept = torch.zeros(pre.numel()).scatter(0, best, 1.0).view_as(pre)
+    f = pre.relu() * kept
+    error = f @ w.W_dec + w.b_dec - x
+    loss = error.pow(2).sum(1).mean() + l1 * f.sum(1).mean()
+    gradients = torch.autograd.grad(loss, w)
+    firings = (f > 0).sum(0).float()
+    return kernels.Result(error.detach(), firings, kernels.Weights(*gradients))
 
 
-@pytest.mark.parametrize("kind", ["topk", "l1"])
-@pytest.mark.parametrize("d_in,d_sae,k,count", CASES)
-def test_gradients_are_those_of_autograd(kind, d_in, d_sae, k, count):
-    model, x = make(kind, d_in, d_sae, k), batch(d_in, count)
-    plain_loss(model, x).backward()
-    result = model.gradients(x)
-    f = model.encode(x)
-    torch.testing.assert_close(
-        result.error, (model.decode(f) - x).detach(), atol=1e-5, rtol=1e-5
-    )
-    torch.testing.assert_close(result.firings, (f > 0).sum(0).float())
-    for name, found in result.gradients._asdict().items():
-        expected = getattr(model, name).grad
+def agree(found, expected, rtol=1e-4):
+    torch.testing.assert_close(found.firings, expected.firings)
+    pairs = dict(error=(found.error, expected.error))
+    for name in kernels.Weights._fields:
+        pairs[name] = [getattr(r.gradients, name) for r in (found, expected)]
+    for name, (ours, theirs) in pairs.items():
+        assert ours.dtype == torch.float32, name
         torch.testing.assert_close(
-            found, expected, atol=1e-5, rtol=1e-4, msg=name
+            ours, theirs, atol=2e-5, rtol=rtol, msg=lambda m, n=name: n + m
         )
 
 
-def test_bfloat16_gradients_point_the_same_way():
-    model, x = make("topk", 16, 256, 4), batch(16, 512)
-    exact = model.gradients(x).gradients
-    coarse = model.gradients(x, torch.bfloat16).gradients
-    for found, expected in zip(coarse, exact, strict=True):
-        assert found.dtype == torch.float32
-        cosine = torch.cosine_similarity(
-            found.flatten(), expected.flatten(), dim=0
-        )
+def close(found, expected):
+    """The same direction and length, as far as bfloat16 goes."""
+    for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
+        assert ours.dtype == torch.float32
+        cosine = torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0)
         assert cosine > 0.99
+        assert ours.norm() / theirs.norm() == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize("width,k", [(4096, 32), (64, 8), (50, 50), (33, 2)])
-def test_top_k_finds_the_largest(width, k):
-    pre = batch(width, 30)
+@pytest.mark.parametrize("d_in,d_sae,k,count", CASES)
+def test_topk_is_that_of_autograd(backend, d_in, d_sae, k, count):
+    x, w = draw(count, d_in), weights(d_in, d_sae)
+    found = kernels.topk_step(x, w, k, torch.float32)
+    agree(found, plain(x, w, k=k))
+
+
+@pytest.mark.parametrize("bias", [0.0, -2.5])  # dense codes, sparse codes
+@pytest.mark.parametrize("d_in,d_sae,k,count", CASES)
+def test_relu_is_that_of_autograd(backend, bias, d_in, d_sae, k, count):
+    x, w = draw(count, d_in), weights(d_in, d_sae)
+    w.b_enc.add_(bias)
+    found = kernels.relu_step(x, w, 0.3, torch.float32)
+    agree(found, plain(x, w, l1=0.3))
+
+
+def test_relu_with_sparse_and_dense_slices(backend):
+    count = 2 * reference.DENSE_SLICE + 9
+    x, w = draw(count, 5), weights(5, 40)
+    w.b_enc.sub_(4)
+    x[: reference.DENSE_SLICE] *= 8  # these are dense, the rest sparse
+    density = plain(x[reference.DENSE_SLICE :], w).firings.sum() / count / 40
+    assert 0 < density < native.SPARSE
+    found = kernels.relu_step(x, w, 0.3, torch.float32)
+    agree(found, plain(x, w, l1=0.3), rtol=1e-3)
+
+
+@pytest.mark.parametrize("d_in,d_sae,k,count", CASES)
+def test_batch_top_k_codes(backend, d_in, d_sae, k, count):
+    x, w = draw(count, d_in), weights(d_in, d_sae)
+    pre = torch.addmm(w.b_enc, x - w.b_dec, w.W_enc)
+    places = kernels.batch_top_k(pre, k * count)
+    tokens = places // d_sae
+    ends = torch.searchsorted(tokens, torch.arange(count + 1))
+    codes = kernels.Codes(
+        ends, places % d_sae, pre.flatten()[places].relu()
+    )
+    found = kernels.sparse_step(x, w, codes, torch.float32)
+    agree(found, plain(x, w, batch_k=k))
+
+
+@pytest.mark.parametrize("kind", ["topk", "dense", "sparse"])
+def test_bfloat16_follows_float32(backend, kind):
+    x, w = draw(512, 16), weights(16, 256)
+    w.b_enc.sub_(3 if kind == "sparse" else 0)
+
+    def step(dtype, low=None):
+        if kind == "topk":
+            return kernels.topk_step(x, w, 4, dtype, low)
+        return kernels.relu_step(x, w, 0.1, dtype, low)
+
+    exact, coarse = step(torch.float32), step(torch.bfloat16)
+    close(coarse, exact)
+    low = reference.lowered(w, torch.bfloat16)
+    same = step(torch.bfloat16, low)
+    assert torch.equal(same.gradients.W_dec, coarse.gradients.W_dec)
+    shifted = low._replace(b_enc=low.b_enc + 1)  # and it is what is read
+    assert not torch.equal(step(torch.bfloat16, shifted).error, same.error)
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns", "strided"])
+def test_any_memory_layout(backend, layout):
+    x, w = draw(40, 6), weights(6, 30)
+    expected = plain(x, w, k=3)
+    if layout == "columns":
+        x = x.T.contiguous().T
+        w = kernels.Weights(
+            w.W_enc.contiguous(), w.b_enc, w.W_dec.T.contiguous().T, w.b_dec
+        )
+    if layout == "strided":
+        x = torch.stack([x, x], 2)[:, :, 0]
+        w = kernels.Weights(
+            *(torch.stack([part, part], -1)[..., 0] for part in w)
+        )
+    agree(kernels.topk_step(x, w, 3, torch.float32), expected)
+    relu = kernels.relu_step(x, w, 0.3, torch.float32)
+    agree(relu, plain(x, w, l1=0.3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width,k", [(4096, 32), (4099, 300), (50, 50),
+                                     (33, 2), (7, 1)])  # fmt: skip
+def test_top_k_finds_the_largest(backend, dtype, width, k):
+    pre = draw(30, width).to(dtype)  # in bfloat16 with many ties
+    pre[3] = -pre[3].abs() - 0.5
+    pre[4] = torch.inf * pre[4].sign()
     values, indices = kernels.top_k(pre, k)
     expected = pre.sort(1, descending=True)[0][:, :k]
     assert torch.equal(values.sort(1, descending=True)[0], expected)
@@ -72,7 +170,7 @@ def test_top_k_finds_the_largest(width, k):
     assert all(len(set(row.tolist())) == k for row in indices)
 
 
-def test_top_k_with_ties_and_zeros_keeps_the_values():
+def test_top_k_with_ties_and_zeros_keeps_the_values(backend):
     pre = torch.zeros(4, 256)
     pre[1, 3] = 1
     pre[2] = torch.arange(256) // 64
@@ -83,12 +181,70 @@ def test_top_k_with_ties_and_zeros_keeps_the_values():
     assert all(len(set(row.tolist())) == 8 for row in indices)
 
 
-def test_a_token_with_fewer_than_k_positive_codes():
-    model = make("topk", 4, 8, k=6)
-    with torch.no_grad():
-        model.b_enc.fill_(-100)
-    result = model.gradients(batch(4, 9))
-    assert result.firings.sum() == 0
-    assert not result.gradients.W_enc.any()
-    assert not result.gradients.b_enc.any()
-    assert result.gradients.b_dec.any()
+def test_top_k_passes_gradients_on(backend):
+    pre = draw(5, 40).requires_grad_()
+    values, indices = kernels.top_k(pre, 3)
+    values.pow(2).sum().backward()
+    expected = torch.zeros(5, 40).scatter(1, indices, 2 * values.detach())
+    assert torch.equal(pre.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape,n", [((40, 4099), 900), ((1, 7), 3),
+                                     ((5, 19), 95), ((600, 33), 1)],
+                         )  # fmt: skip
+def test_batch_top_k_finds_the_largest(backend, dtype, shape, n):
+    pre = draw(*shape).to(dtype)
+    places = kernels.batch_top_k(pre, n)
+    assert len(places) == n and (places.diff() > 0).all()
+    expected = pre.flatten().sort(descending=True)[0][:n]
+    found = pre.flatten()[places].sort(descending=True)[0]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_with_fewer_than_k_positive_codes(backend, dtype):
+    x, w = draw(9, 4), weights(4, 8)
+    w.b_enc.fill_(-100)
+    w.b_enc[5] = 100
+    result = kernels.topk_step(x, w, 6, dtype)
+    assert result.firings.tolist() == [0, 0, 0, 0, 0, 9, 0, 0]
+    assert result.gradients.W_enc.abs().sum(0).nonzero().tolist() == [[5]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_fires(backend, dtype):
+    x, w = draw(9, 4), weights(4, 8)
+    w.b_enc.fill_(-100)
+    for result in (
+        kernels.topk_step(x, w, 6, dtype),
+        kernels.relu_step(x, w, 0.3, dtype),
+    ):
+        assert result.firings.sum() == 0
+        assert not result.gradients.W_enc.any()
+        assert not result.gradients.W_dec.any()
+        assert not result.gradients.b_enc.any()
+        expected = (w.b_dec - x).mean(0) * 2
+        torch.testing.assert_close(result.gradients.b_dec, expected)
+
+
+def test_all_zero_activations(backend):
+    x, w = torch.zeros(9, 4), weights(4, 8)
+    agree(kernels.topk_step(x, w, 2, torch.float32), plain(x, w, k=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_is_never_hidden(backend, dtype):
+    x, w = draw(9, 4), weights(4, 80)
+    w.W_enc[:, 7] = torch.tensor(-torch.nan)  # the sign must not matter
+    for step in (
+        kernels.topk_step(x, w, 2, dtype),
+        kernels.relu_step(x, w, 0.3, dtype),
+    ):
+        assert step.error.isnan().all()
+
+
+def test_unknown_backend_is_refused(monkeypatch):
+    monkeypatch.setenv(kernels.CHOICE, "natve")
+    with pytest.raises(InputError, match="did you mean 'native'"):
+        kernels.backend()

@@ -1,5 +1,6 @@
 """The loop: agreement with a plain one, unit rows, schedule, its stops."""
 
+import dataclasses
 import itertools
 import types
 
@@ -7,22 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import kernels, sae, train
+from helpers import kernels, paths, sae, train
 from helpers.errors import InputError
+from helpers.train import guard, loop
+from tests.train_worker import data
 
 SETTINGS = train.Settings(
     activations=640, batch=64, lr=3e-3, dead_after=100, log_every=4, aux_k=8
 )
-
-
-def data(d_in=12, true=24, batch=64, seed=0):
-    """Endless batches of sparse sums of fixed directions."""
-    random = torch.Generator().manual_seed(seed)
-    rows = torch.randn(true, d_in, generator=random)
-    rows /= rows.norm(dim=1, keepdim=True)
-    while True:
-        on = torch.rand(batch, true, generator=random) < 0.08
-        yield (on * torch.rand(batch, true, generator=random)) @ rows + 0.3
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -37,7 +30,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     """Compare in float32, whatever the machine."""
-    monkeypatch.setattr(train, "find_precision", lambda _: torch.float32)
+    monkeypatch.setattr(loop, "find_precision", lambda _: torch.float32)
 
 
 def plain_loop(model, batches, settings, scale):
@@ -82,13 +75,13 @@ def test_the_loop_is_the_plain_loop(architecture):
 @pytest.mark.parametrize("architecture", ["topk", "l1"])
 def test_decoder_rows_are_unit_after_every_step(architecture, monkeypatch):
     worst = []
-    renormalise = train.renormalise
+    renormalise = loop.renormalise
 
     def watched(model):
         renormalise(model)
         worst.append((model.W_dec.norm(dim=1) - 1).abs().max().item())
 
-    monkeypatch.setattr(train, "renormalise", watched)
+    monkeypatch.setattr(loop, "renormalise", watched)
     model = train.build(
         architecture, 12, "h", expansion=3, k=4, l1=0.1, seed=1
     )
@@ -136,12 +129,12 @@ def test_silent_latents_are_dead_until_they_fire():
     x, error = torch.ones(64, 12), torch.zeros(64, 12)
     none = torch.zeros(36)
     for _ in range(2):
-        meter.update(x, kernels.Result(error, none, None))
-    assert meter.line(1)["dead"] == 1 and len(meter.dead) == 36
+        meter.update(x, kernels.Result(error, none, None), 64)
+    assert meter.line()["dead"] == 1 and len(meter.dead) == 36
     some = none.clone()
     some[:9] = 1
-    meter.update(x, kernels.Result(error, some, None))
-    assert meter.line(2)["dead"] == 0.75
+    meter.update(x, kernels.Result(error, some, None), 64)
+    assert meter.line()["dead"] == 0.75
     assert meter.dead.tolist() == list(range(9, 36))
 
 
@@ -221,11 +214,73 @@ def test_the_same_seed_gives_the_same_weights():
     assert torch.equal(first.W_dec, second.W_dec)
 
 
-def test_not_a_number_stops_with_a_sentence():
+def spoiled(step, factor):
+    """The data, with one batch multiplied."""
+    for number, x in enumerate(data()):
+        yield x * factor if number == step else x
+
+
+def test_not_a_number_stops_with_a_sentence(tmp_path):
+    kept = train.Checkpoints(tmp_path, "key", every=0)
+    with pytest.raises(InputError) as error:
+        train.fit(
+            sae.TopKSAE(12, 36, "h", 4), spoiled(8, np.nan), SETTINGS, kept
+        )
+    assert str(error.value) == (
+        "the SAE's loss is not finite at step 9 (activations 512 to 575 of "
+        "the stream); that batch itself holds values that are not finite; "
+        f"the last good checkpoint is {tmp_path}/step-0000000008.pt"
+    )
+    good = train.Checkpoints(tmp_path, "key").state["weights"]
+    assert all(part.isfinite().all() for part in good.values())
+
+
+def test_a_broken_loss_asks_for_a_lower_learning_rate():
+    settings = dataclasses.replace(SETTINGS, lr=1e30)
+    with pytest.raises(InputError, match="lower the learning rate .now 1e.30"):
+        train.train(sae.L1SAE(12, 36, "h"), data(), settings)
+
+
+def test_an_exploding_loss_stops():
     model = sae.TopKSAE(12, 36, "h", 4)
-    bad = itertools.repeat(torch.full((64, 12), float("nan")))
-    with pytest.raises(InputError, match="not finite at step 4; lower the"):
-        train.train(model, bad, SETTINGS)
+    batches = data()
+
+    def pushed():
+        for step, x in enumerate(batches):
+            if step == 6:
+                model.b_dec.data += 1e4
+            yield x
+
+    said = "grew to [0-9,]+ times the usual at step 7 .activations 384 to 447"
+    with pytest.raises(InputError, match=said):
+        train.train(model, pushed(), SETTINGS)
+
+
+def test_out_of_memory_proposes_a_batch():
+    class Large(sae.TopKSAE):
+        def gradients(self, x, dtype=torch.float32):
+            if len(x) > 20:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate")
+            return super().gradients(x, dtype)
+
+    said = "out of memory at step 1 with a batch of 64; a batch of 16 fits"
+    with pytest.raises(InputError, match=said):
+        train.train(Large(12, 36, "h", 4), data(), SETTINGS)
+
+
+def test_what_is_out_of_memory():
+    with pytest.raises(RuntimeError) as real:
+        torch.empty(2**55)
+    assert guard.is_out_of_memory(real.value)
+    assert guard.is_out_of_memory(torch.OutOfMemoryError("CUDA"))
+    assert not guard.is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_gradients_by_name_and_weighted():
+    model = sae.TopKSAE(12, 36, "h", 4)
+    found = model.gradients(next(data())).gradients
+    train.set_gradients(model, dict(found._asdict()), 0.25)
+    assert torch.equal(model.W_dec.grad, found.W_dec * 0.25)
 
 
 def test_too_few_activations():
@@ -248,7 +303,7 @@ def test_bad_settings(wrong, sentence):
 
 
 def test_unknown_architecture():
-    with pytest.raises(InputError, match="Accepted: topk, l1"):
+    with pytest.raises(InputError, match="unknown SAE architecture 'topq'"):
         train.build("topq", 1, "h", expansion=1, k=1, l1=0, seed=0)
 
 
@@ -276,9 +331,23 @@ def test_make_sae_end_to_end(tmp_path, monkeypatch):
                 parameters={},
             )
         )
-    made = train.make_sae(
-        "p", "topk-2x", *inputs, expansion=2, k=4, activations=256, batch=32
-    )
+
+    def make():
+        return train.make_sae(
+            "p", "topk-2x", *inputs, expansion=2, k=4, activations=256,
+            batch=32, checkpoint_every=0,
+        )  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sae, "save", lambda *_: 1 / 0)  # stopped just before
+        with pytest.raises(ZeroDivisionError):
+            make()
+    left = paths.checkpoints("p", "topk-2x")
+    assert (left / "step-0000000008.pt").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(sae.SAE, "gradients", lambda *_: 1 / 0)  # none is left
+        made = make()
+    assert not left.exists()
     loaded, log = train.load_sae(made), train.load_log(made)
     assert (loaded.d_in, loaded.d_sae, loaded.k) == (32, 64, 4)
     assert log["tokens"].tolist() == [256]

@@ -1,0 +1,43 @@
+"""Training sparse autoencoders: the loop on one screen, and what keeps it safe.
+
+``loop`` holds the loop, ``settings`` its settings and schedule, ``start``
+where it starts, ``meter`` what is counted, ``resampling`` how L1's dead
+latents are drawn anew, ``checkpoint`` and ``guard`` what lets a stopped run
+go on, ``stage`` the way from a language model to an artifact.
+"""
+
+from helpers.sae import build
+from helpers.train.checkpoint import Checkpoints
+from helpers.train.loop import (
+    aux_loss,
+    fit,
+    project_gradient,
+    renormalise,
+    set_gradients,
+    train,
+)
+from helpers.train.meter import Meter
+from helpers.train.settings import Settings, learning_rate
+from helpers.train.stage import LOG, load_log, load_sae, make_sae
+from helpers.train.start import SAMPLE, geometric_median, unit_scale
+
+__all__ = [
+    "LOG",
+    "SAMPLE",
+    "Checkpoints",
+    "Meter",
+    "Settings",
+    "aux_loss",
+    "build",
+    "fit",
+    "geometric_median",
+    "learning_rate",
+    "load_log",
+    "load_sae",
+    "make_sae",
+    "project_gradient",
+    "renormalise",
+    "set_gradients",
+    "train",
+    "unit_scale",
+]
