@@ -49,7 +49,7 @@ class Neurons:
         """The activations themselves: [batch, d_in]."""
         return x
 
-    def decode(self, f: "torch.Tensor") -> "torch.Tensor":
+    def decode(self, f: "torch.Tensor", x=None) -> "torch.Tensor":
         """The codes themselves: [batch, d_in]."""
         return f
 

@@ -345,7 +345,7 @@ def _reconstruct(
 ) -> tuple["torch.Tensor", Codes]:
     """x rebuilt [tokens, d_in], and the sums that this took."""
     f = sae.encode(x)
-    rebuilt = sae.decode(f)
+    rebuilt = sae.decode(f, x)
     return rebuilt, Codes(
         len(x),
         (rebuilt - x).double().pow(2).sum().item(),

@@ -351,3 +351,16 @@ def test_make_sae_end_to_end(tmp_path, monkeypatch):
     loaded, log = train.load_sae(made), train.load_log(made)
     assert (loaded.d_in, loaded.d_sae, loaded.k) == (32, 64, 4)
     assert log["tokens"].tolist() == [256]
+
+
+def test_a_gradient_of_another_layout_trains_the_same():
+    """PyTorch's fused Adam on the CPU does not look at strides."""
+    models = [sae.TopKSAE(6, 20, "h", 3) for _ in range(2)]
+    gradient = torch.randn(6, 20, generator=torch.Generator().manual_seed(1))
+    layouts = [gradient.T.contiguous().T, gradient.contiguous()]
+    for model, laid in zip(models, layouts, strict=True):
+        adam = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+        train.set_gradients(model, {"W_enc": laid})
+        assert torch.equal(model.W_enc.grad, gradient)
+        adam.step()
+    assert torch.equal(models[0].W_enc, models[1].W_enc)

@@ -118,13 +118,17 @@ def set_gradients(
     """Give each parameter its gradient, times ``weight``.
 
     ``weight``: the share of the batch that the gradients are the mean over.
+    Each takes its parameter's layout, which PyTorch's fused Adam assumes.
     """
     if hasattr(gradients, "_asdict"):
         gradients = gradients._asdict()
     for name, gradient in gradients.items():
+        parameter = getattr(model, name)
         if weight != 1:
             gradient = gradient * weight
-        getattr(model, name).grad = gradient
+        if gradient.stride() != parameter.stride():
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        parameter.grad = gradient
 
 
 @torch.no_grad()
