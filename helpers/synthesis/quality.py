@@ -7,11 +7,14 @@ documents, which is the chance that a document of one label scores above
 one of the other (Hanley & McNeil 1982).
 """
 
+import concurrent.futures
 import functools
 import hashlib
 import itertools
 import json
+import multiprocessing
 import operator
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -29,9 +32,12 @@ def of_each(measure: Callable, frames: Iterable[pd.DataFrame]) -> list:
     ``measure`` is a function of a module (processes import it), or a
     ``functools.partial`` of one.
     """
-    from joblib import Parallel, delayed
-
-    return Parallel(n_jobs=-1)(delayed(measure)(frame) for frame in frames)
+    frames = list(frames)
+    workers = min(os.cpu_count() or 1, len(frames))
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn")
+    ) as pool:
+        return list(pool.map(measure, frames))
 
 
 def summary(frame: pd.DataFrame, near: int | None = None) -> pd.DataFrame:
