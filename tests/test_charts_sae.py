@@ -41,6 +41,21 @@ def test_training_curves_stay_small_and_keep_the_last_line():
     assert titles == list(charts.PANELS.values())
 
 
+def test_size_curves_draw_a_line_a_series_in_both_panels():
+    ends = pd.DataFrame(
+        [["a 1x", "a", 1, 0.5, 0.0], ["a 8x", "a", 8, 0.2, 0.1],
+         ["b 8x", "b", 8, 0.3, 0.4]],
+        columns=["SAE", "series", "expansion", "fvu", "dead"],
+    )  # fmt: skip
+    chart = charts.size_curves(ends).to_dict()
+    assert [p["title"] for p in chart["vconcat"]] == [
+        charts.PANELS["fvu"], charts.PANELS["dead"]
+    ]  # fmt: skip
+    for panel in chart["vconcat"]:
+        assert len(chart["datasets"][panel["data"]["name"]]) == 3
+        assert panel["encoding"]["x"]["axis"]["values"] == [1, 8]
+
+
 def test_loss_bars_hold_every_treatment_of_every_class():
     losses = pd.DataFrame(
         [[1, 2, 4, 3.0]], columns=["clean", "sae", "zero", "mean"]

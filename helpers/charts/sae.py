@@ -50,6 +50,40 @@ def _curve(log: pd.DataFrame, field: str, names: list[str]) -> alt.Chart:
     )
 
 
+def size_curves(ends: pd.DataFrame) -> alt.VConcatChart:
+    """FVU and dead share at the end of training against dictionary size.
+
+    ``ends``: a row an SAE; SAE, expansion (d_sae / d_in), fvu, dead, and
+    series, which names the line (or the lone point) that it belongs to.
+    """
+    ends = ends.round({"fvu": 5, "dead": 5})
+    return alt.vconcat(
+        *(_size_panel(ends, field) for field in ("fvu", "dead"))
+    ).resolve_scale(color="shared", shape="shared")
+
+
+def _size_panel(ends: pd.DataFrame, field: str) -> alt.Chart:
+    names = list(ends["series"].unique())
+    sizes = sorted(ends["expansion"].unique().tolist())
+    axis = alt.Axis(values=sizes, labelExpr="datum.label + 'x'")
+    return (
+        alt.Chart(ends[["SAE", "series", "expansion", field]])
+        .mark_line(point=alt.OverlayMarkDef(size=70, filled=True))
+        .encode(
+            x=alt.X(
+                "expansion:Q",
+                scale=alt.Scale(type="log", base=2),
+                axis=axis,
+                title="dictionary size (latents for each neuron)",
+            ),
+            y=alt.Y(f"{field}:Q", title=None, scale=alt.Scale(zero=False)),
+            color=alt.Color("series:N", title=None, scale=_colours(names)),
+            tooltip=["SAE:N", "expansion:Q", alt.Tooltip(f"{field}:Q")],
+        )
+        .properties(width=WIDTH, height=150, title=PANELS[field])
+    )
+
+
 def loss_bars(losses: pd.DataFrame) -> alt.LayerChart:
     """Four losses by text class: a dot a treatment on one line a class.
 
