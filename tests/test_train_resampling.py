@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from helpers import sae, train
+from helpers import kernels, sae, train
 from helpers.train import loop, resampling
 from helpers.train.checkpoint import Run
 from tests.train_worker import data
@@ -28,12 +28,10 @@ def small_run():
         model.W_dec.copy_(torch.tensor([[1.0, 0], [0, 1], [0, 1]]))
         model.b_enc.copy_(torch.tensor([0.0, 0, -50]))
         model.b_dec.copy_(torch.tensor([0.0, 0]))
-    adam = torch.optim.Adam(model.parameters())
-    for part in model.parameters():
-        adam.state[part] = {
-            "exp_avg": torch.ones_like(part),
-            "exp_avg_sq": torch.ones_like(part),
-        }
+    adam = kernels.Adam(dict(model.named_parameters()), dtype=torch.bfloat16)
+    for name in adam.parameters:
+        for moment in adam.moments(name).values():
+            moment.fill_(1)
     run = Run(model, adam, train.Meter(model, SETTINGS), 1.0)
     run.meter.silent.copy_(torch.tensor([0.0, 319, 320]))
     return run
@@ -67,14 +65,16 @@ def test_only_its_moments_start_anew():
     )
     for moment in ("exp_avg", "exp_avg_sq"):
         of = {
-            name: run.adam.state[part][moment]
-            for name, part in run.model.named_parameters()
+            name: run.adam.moments(name)[moment]
+            for name in run.adam.parameters
         }
         assert of["W_dec"].tolist() == [[1, 1], [1, 1], [0, 0]]
         assert of["W_enc"].tolist() == [[1, 1, 0], [1, 1, 0]]
         assert of["b_enc"].tolist() == [1, 1, 0]
         assert of["b_dec"].tolist() == [1, 1]
     assert run.meter.silent.tolist() == [0, 319, 0]
+    for low, full in zip(run.adam.low, run.model.weights(), strict=True):
+        assert torch.equal(low, full.to(torch.bfloat16))
 
 
 def test_inputs_are_picked_by_their_squared_loss():

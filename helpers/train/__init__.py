@@ -2,21 +2,16 @@
 
 ``loop`` holds the loop, ``settings`` its settings and schedule, ``start``
 where it starts, ``meter`` what is counted, ``resampling`` how L1's dead
-latents are drawn anew, ``checkpoint`` and ``guard`` what lets a stopped run
-go on, ``stage`` the way from a language model to an artifact.
+latents are drawn anew, ``revival`` AuxK, ``checkpoint`` and ``guard`` what
+lets a stopped run go on, ``stage`` the way from a language model to an
+artifact.
 """
 
 from helpers.sae import build
 from helpers.train.checkpoint import Checkpoints
-from helpers.train.loop import (
-    aux_loss,
-    fit,
-    project_gradient,
-    renormalise,
-    set_gradients,
-    train,
-)
+from helpers.train.loop import fit, optimiser, take_step, train
 from helpers.train.meter import Meter
+from helpers.train.revival import add_aux_gradients
 from helpers.train.settings import Settings, learning_rate
 from helpers.train.stage import LOG, load_log, load_sae, make_sae
 from helpers.train.start import SAMPLE, geometric_median, unit_scale
@@ -27,7 +22,7 @@ __all__ = [
     "Checkpoints",
     "Meter",
     "Settings",
-    "aux_loss",
+    "add_aux_gradients",
     "build",
     "fit",
     "geometric_median",
@@ -35,9 +30,8 @@ __all__ = [
     "load_log",
     "load_sae",
     "make_sae",
-    "project_gradient",
-    "renormalise",
-    "set_gradients",
+    "optimiser",
+    "take_step",
     "train",
     "unit_scale",
 ]

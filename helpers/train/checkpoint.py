@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from helpers import artifacts, ranks, sae
+from helpers.kernels import reference
 from helpers.train.meter import Diverged, Meter
 
 KEEP = 2  # checkpoints
@@ -32,7 +33,7 @@ class Run:
     """All that a step of training changes."""
 
     model: sae.SAE
-    adam: torch.optim.Optimizer
+    adam: reference.Adam  # or a faster one
     meter: Meter
     scale: float  # multiplies each batch
     log: list[dict] = field(default_factory=list)

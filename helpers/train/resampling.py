@@ -121,8 +121,11 @@ def replace(
 
 def forget(run: Run, rows: torch.Tensor) -> None:
     """Start the moments of these latents' weights, and their age, anew."""
-    for moment in ("exp_avg", "exp_avg_sq"):
-        run.adam.state[run.model.W_dec][moment][rows] = 0
-        run.adam.state[run.model.W_enc][moment][:, rows] = 0
-        run.adam.state[run.model.b_enc][moment][rows] = 0
+    for moment in run.adam.moments("W_dec").values():
+        moment[rows] = 0
+    for moment in run.adam.moments("W_enc").values():
+        moment[:, rows] = 0
+    for moment in run.adam.moments("b_enc").values():
+        moment[rows] = 0
+    run.adam.refresh()
     run.meter.silent[rows] = 0
