@@ -77,7 +77,8 @@ def test_the_short_way_agrees_with_the_hooks(layer, end):
     for part in (rows, rows[:, :3]):
         found = activations.run(model, part, [name])[name]
         expected = exact(model, part, [name])[name]
-        torch.testing.assert_close(found, expected)
+        size = expected.abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * size)
 
 
 def test_the_short_way_is_taken_where_it_is_right(monkeypatch):

@@ -104,8 +104,8 @@ def test_when_and_on_which_inputs():
     resampler = resampling.Resampler(sae.L1SAE(2, 4, "h"), SETTINGS)
     assert resampler.steps == [10, 20, 90] and resampler.window == 5
     assert resampler.inputs.maxlen == 5  # no more than half an interval
-    read = resampler.read(iter(range(100)), 0)
-    assert list(itertools.islice(read, 10)) == list(range(10))
+    for place in range(10):
+        resampler.see(place, place)
     assert list(resampler.inputs) == [5, 6, 7, 8, 9]
     paper = train.Settings(activations=8192 * 10**6, batch=8192)
     resampler = resampling.Resampler(sae.L1SAE(2, 4, "h"), paper)
@@ -117,14 +117,9 @@ def test_when_and_on_which_inputs():
 def test_a_run_that_goes_on_sees_the_same_inputs():
     for start, first, seen in [(8, 5, [5, 6, 7, 8]), (12, 12, []), (3, 3, [])]:
         resampler = resampling.Resampler(sae.L1SAE(2, 4, "h"), SETTINGS)
-        asked = []
-
-        def batches(place, asked=asked):
-            asked.append(place)
-            return itertools.count(place)
-
-        read = resampler.read(batches, start)
-        assert next(read) == start and asked == [first]
+        assert resampler.first_needed(start) == first
+        for place in range(first, start + 1):
+            resampler.see(place, place)
         assert list(resampler.inputs) == seen
 
 

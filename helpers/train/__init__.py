@@ -9,7 +9,14 @@ artifact.
 
 from helpers.sae import build
 from helpers.train.checkpoint import Checkpoints
-from helpers.train.loop import fit, optimiser, take_step, train
+from helpers.train.loop import (
+    Job,
+    fit,
+    fit_together,
+    optimiser,
+    take_step,
+    train,
+)
 from helpers.train.meter import Meter
 from helpers.train.revival import add_aux_gradients
 from helpers.train.settings import Settings, learning_rate
@@ -20,11 +27,13 @@ __all__ = [
     "LOG",
     "SAMPLE",
     "Checkpoints",
+    "Job",
     "Meter",
     "Settings",
     "add_aux_gradients",
     "build",
     "fit",
+    "fit_together",
     "geometric_median",
     "learning_rate",
     "load_log",
