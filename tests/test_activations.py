@@ -2,12 +2,14 @@
 
 import functools
 import itertools
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 from helpers import activations
+from helpers.activations import forward
 from helpers.errors import InputError
 
 HOOKS = ["blocks.0.mlp.hook_post", "blocks.0.hook_resid_pre"]
@@ -62,14 +64,58 @@ def test_run_gives_what_the_cache_holds():
     torch.testing.assert_close(found, cache[heads].flatten(2))
 
 
-def test_the_forward_pass_stops_at_the_layer_that_is_read(monkeypatch):
+def exact(model, rows, names):
+    """The same, by hooks: what any other TransformerLens model gets."""
+    return forward._run_with_hooks(model, rows, names)
+
+
+@pytest.mark.parametrize("end", forward.SHORT)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_short_way_agrees_with_the_hooks(layer, end):
+    model, name = tiny_model(2), f"blocks.{layer}.{end}"
+    rows = torch.from_numpy(tokens(40).astype(np.int64)).view(5, 8)
+    for part in (rows, rows[:, :3]):
+        found = activations.run(model, part, [name])[name]
+        expected = exact(model, part, [name])[name]
+        size = expected.abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * size)
+
+
+def test_the_short_way_is_taken_where_it_is_right(monkeypatch):
+    model, rows = tiny_model(), torch.ones(1, 4, dtype=torch.long)
+    monkeypatch.setattr(forward, "_run_with_hooks", lambda *_: "by hooks")
+    assert activations.run(model, rows, HOOKS) != "by hooks"
+    assert activations.run(model, rows, ["hook_embed"]) == "by hooks"
+    for name, value in [("act_fn", "gelu"), ("normalization_type", "LN")]:
+        with monkeypatch.context() as patch:
+            patch.setattr(model.cfg, name, value)
+            assert activations.run(model, rows, HOOKS) == "by hooks"
+    with model.hooks([("blocks.0.hook_resid_pre", lambda x, hook: x * 0)]):
+        assert activations.run(model, rows, HOOKS) == "by hooks"
+
+
+@pytest.mark.parametrize("run", [activations.run, exact])
+def test_the_forward_pass_stops_at_the_layer_that_is_read(run, monkeypatch):
     model = tiny_model(2)
 
     def unexpected(*_):
         raise AssertionError("the second layer ran")
 
-    monkeypatch.setattr(model.blocks[1], "forward", unexpected)
-    activations.run(model, torch.zeros(1, 4, dtype=torch.long), HOOKS)
+    for part in (model.blocks[1], model.blocks[1].attn):
+        monkeypatch.setattr(part, "forward", unexpected)
+    monkeypatch.setattr(forward, "_attend", once(forward._attend))
+    run(model, torch.zeros(1, 4, dtype=torch.long), HOOKS)
+
+
+def once(function):
+    """A function that may be called one time."""
+    left = [True]
+
+    def called(*arguments):
+        assert left.pop()
+        return function(*arguments)
+
+    return called
 
 
 def test_contexts_by_hand():
@@ -138,13 +184,13 @@ def test_going_on_anywhere_gives_the_same_bits(start):
 
 
 def test_going_on_runs_few_passes(monkeypatch):
-    run, passes = activations.run, []
+    run, passes = forward.run, []
 
     def counted(model, rows, hook_points):
         passes.append(len(rows))
         return run(model, rows, hook_points)
 
-    monkeypatch.setattr(activations, "run", counted)
+    monkeypatch.setattr(forward, "run", counted)
     first(1, start=3000, rows_per_pass=8)
     # a pass of 56 tokens fills half of the buffer; replayed: 1500 passes
     assert len(passes) < 15
@@ -158,3 +204,74 @@ def test_width_and_unknown_hook_point():
     assert activations.width(tiny_model(), HOOKS[0]) == 32
     with pytest.raises(InputError, match="did you mean 'blocks.0.mlp.hook_p"):
         activations.width(tiny_model(), "blocks.0.mlp.hook_pos")
+
+
+def test_overlap_gives_the_same_bits_and_leaves_no_thread():
+    before = threading.active_count()
+    made = activations.stream(
+        tiny_model(), tokens(), HOOKS[:1], batch=16, buffer=64, overlap=True,
+        start=5,
+    )  # fmt: skip
+    found = [part[HOOKS[0]] for part in itertools.islice(made, 30)]
+    assert threading.active_count() == before + 1
+    made.close()
+    assert threading.active_count() == before
+    for a, b in zip(first(30, start=5), found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_ahead_keeps_order_and_stays_within_its_bound():
+    made = []
+
+    def items():
+        for item in range(50):
+            made.append(item)
+            yield item
+
+    found = activations.ahead(items(), 3)
+    for expected in range(20):
+        assert next(found) == expected
+        assert len(made) <= expected + 5  # three wait, one is in hand
+    assert list(found) == list(range(20, 50))
+    assert not [t for t in threading.enumerate() if "_make" in t.name]
+
+
+def test_ahead_works_while_it_is_not_asked():
+    asked = threading.Event()
+
+    def items():
+        yield 0
+        asked.set()
+        yield 1
+
+    found = activations.ahead(items(), 1)
+    assert next(found) == 0 and asked.wait(10)
+    found.close()
+
+
+def test_ahead_raises_what_the_making_raises():
+    def items():
+        yield 1
+        raise InputError("no more text")
+
+    before, found = threading.active_count(), activations.ahead(items(), 2)
+    assert next(found) == 1
+    with pytest.raises(InputError, match="no more text"):
+        next(found)
+    assert threading.active_count() == before
+
+
+def test_ahead_closes_what_it_reads():
+    closed = []
+
+    def items():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.append(threading.current_thread())
+
+    found = activations.ahead(items(), 2)
+    next(found)
+    del found  # forgotten, as by an exception
+    assert len(closed) == 1 and not closed[0].is_alive()

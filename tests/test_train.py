@@ -10,12 +10,13 @@ import torch
 
 from helpers import kernels, paths, sae, train
 from helpers.errors import InputError
-from helpers.train import guard, loop
+from helpers.train import guard, loop, revival
 from tests.train_worker import data
 
 SETTINGS = train.Settings(
     activations=640, batch=64, lr=3e-3, dead_after=100, log_every=4, aux_k=8
 )
+ALL = [*sae.ARCHITECTURES]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,6 +32,11 @@ def one_thread():
 def exact(monkeypatch):
     """Compare in float32, whatever the machine."""
     monkeypatch.setattr(loop, "find_precision", lambda _: torch.float32)
+
+
+def build(architecture):
+    """A small SAE of any architecture."""
+    return train.build(architecture, 12, "h", expansion=4, k=4, l1=0.1, seed=1)
 
 
 def plain_loop(model, batches, settings, scale):
@@ -60,10 +66,7 @@ def plain_loop(model, batches, settings, scale):
 @pytest.mark.parametrize("architecture", ["topk", "l1"])
 def test_the_loop_is_the_plain_loop(architecture):
     settings = train.Settings(activations=640, batch=64, lr=3e-3, aux=0.0)
-    ours, plain = (
-        train.build(architecture, 12, "h", expansion=3, k=4, l1=0.1, seed=1)
-        for _ in range(2)
-    )
+    ours, plain = (build(architecture) for _ in range(2))
     train.train(ours, data(), settings, scale=2.0)
     plain_loop(plain, data(), settings, scale=2.0)
     for found, expected in zip(
@@ -72,29 +75,68 @@ def test_the_loop_is_the_plain_loop(architecture):
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["topk", "l1"])
-def test_decoder_rows_are_unit_after_every_step(architecture, monkeypatch):
-    worst = []
-    renormalise = loop.renormalise
+def old_sequence(model, batches, settings):
+    """Step by step what the fused optimiser does: project, torch's own
+    Adam, renormalise."""
+    adam = torch.optim.Adam(model.parameters(), betas=settings.betas)
+    for step, x in enumerate(itertools.islice(batches, settings.steps)):
+        found = model.gradients(x).gradients._asdict()
+        rows = model.W_dec.detach()
+        along = (found["W_dec"] * rows).sum(1, keepdim=True)
+        found["W_dec"] = found["W_dec"] - along * rows
+        for name, parameter in model.named_parameters():
+            parameter.grad = torch.empty_like(parameter).copy_(found[name])
+        adam.param_groups[0]["lr"] = train.learning_rate(step, settings)
+        adam.step()
+        rows /= rows.norm(dim=1, keepdim=True)
 
-    def watched(model):
-        renormalise(model)
-        worst.append((model.W_dec.norm(dim=1) - 1).abs().max().item())
 
-    monkeypatch.setattr(loop, "renormalise", watched)
-    model = train.build(
-        architecture, 12, "h", expansion=3, k=4, l1=0.1, seed=1
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("architecture", ALL)
+def test_the_fused_optimiser_is_project_step_renormalise(
+    architecture, backend, monkeypatch
+):
+    monkeypatch.setenv(kernels.CHOICE, backend)
+    settings = train.Settings(
+        activations=640, batch=64, lr=3e-3, aux=0.0, resample=()
     )
-    train.train(model, data(), SETTINGS)
+    ours, plain = (build(architecture) for _ in range(2))
+    train.train(ours, data(), settings)
+    old_sequence(plain, data(), settings)
+    for found, expected in zip(
+        ours.parameters(), plain.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ALL)
+def test_decoder_rows_are_unit_after_every_step(
+    architecture, precision, monkeypatch
+):
+    monkeypatch.setattr(loop, "find_precision", lambda _: precision)
+    worst, take_step = [], loop.take_step
+
+    def watched(run, x):
+        take_step(run, x)
+        norms = run.model.W_dec.norm(dim=1)
+        worst.append((norms - 1).abs().max().item())
+        if run.adam.low:  # what the next step multiplies
+            expected = run.model.W_enc.to(precision)
+            assert torch.equal(run.adam.low.W_enc, expected)
+
+    monkeypatch.setattr(loop, "take_step", watched)
+    train.train(build(architecture), data(), SETTINGS)
     assert len(worst) == SETTINGS.steps and max(worst) < 1e-6
 
 
-def test_the_projected_gradient_is_orthogonal_to_each_row():
-    model = sae.TopKSAE(12, 36, "h", 4)
-    train.set_gradients(model, model.gradients(next(data())).gradients)
-    assert (model.W_dec.grad * model.W_dec).sum(1).abs().max() > 1e-3
-    train.project_gradient(model)
-    assert (model.W_dec.grad * model.W_dec).sum(1).abs().max() < 1e-6
+def test_a_free_decoder_keeps_its_lengths():
+    class Free(sae.TopKSAE):
+        is_unit_decoder = False
+
+    model = Free(12, 36, "h", 4)
+    train.train(model, data(), SETTINGS)
+    assert (model.W_dec.norm(dim=1) - 1).abs().max() > 1e-3
 
 
 def test_training_lowers_the_error_and_finds_the_sparsity():
@@ -138,38 +180,82 @@ def test_silent_latents_are_dead_until_they_fire():
     assert meter.dead.tolist() == list(range(9, 36))
 
 
+def aux(model, x, error, dead, dtype=torch.float32):
+    """AuxK's loss and gradients, added to gradients of zero."""
+    zeros = (torch.zeros_like(part) for part in model.weights())
+    result = kernels.Result(error, None, kernels.Weights(*zeros))
+    loss = train.add_aux_gradients(model, x, result, dead, SETTINGS, dtype)
+    return loss, result.gradients
+
+
+def plain_aux(model, x, error, dead, aux_k):
+    """AuxK's loss as its definition reads; gradients by autograd."""
+    pre = (x - model.b_dec) @ model.W_enc[:, dead] + model.b_enc[dead]
+    values, indices = pre.topk(min(aux_k, len(dead)))
+    codes = torch.zeros_like(pre).scatter(1, indices, values.relu())
+    left = (codes @ model.W_dec[dead] + error).pow(2).sum()
+    variance = (x - x.mean(0)).pow(2).sum(1).mean()
+    return SETTINGS.aux * variance * left / error.pow(2).sum()
+
+
 def test_aux_loss_by_hand():
     model = sae.TopKSAE(2, 3, "h", 1)
     with torch.no_grad():
         model.W_enc.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
         model.W_dec.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 0]]))
-    meter = types.SimpleNamespace(dead=torch.tensor([1, 2]))
     x = torch.tensor([[3.0, 1], [1, 1]])
     error = torch.tensor([[0.0, -2], [0, -2]])  # x_hat - x
     # dead latent 1 codes both tokens as 1, so the rest is [0, -1] twice:
     # 2 of 8 left; the variance of x is 1 + 0
-    loss = train.aux_loss(model, x, error, meter, SETTINGS)
+    loss, found = aux(model, x, error, torch.tensor([1, 2]))
     assert loss.item() == pytest.approx(SETTINGS.aux * 2 / 8)
-    loss.backward()
-    assert not model.W_dec.grad[0].any() and model.W_dec.grad[1].any()
+    assert not found.W_dec[0].any() and found.W_dec[1].any()
 
 
-def test_aux_loss_moves_dead_latents_towards_what_is_left():
-    model = sae.TopKSAE(12, 48, "h", 3, seed=4)
-    meter = types.SimpleNamespace(dead=torch.arange(24, 48))
-    x = next(data())
+@pytest.mark.parametrize("dead", [[5], [40, 2, 17], list(range(3, 48))])
+def test_aux_gradients_are_those_of_autograd(dead, monkeypatch):
+    monkeypatch.setattr(revival, "SLICE", 24)  # 64 tokens: the last is short
+    model, x, dead = build("topk"), next(data()), torch.tensor(dead)
+    with torch.no_grad():
+        model.b_dec += 0.1
+        model.b_enc += 0.2
     error = model.gradients(x).error
-    adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+    loss, found = aux(model, x, error, dead)
+    expected = plain_aux(model, x, error, dead, SETTINGS.aux_k)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, gradient in found._asdict().items():
+        torch.testing.assert_close(gradient, getattr(model, name).grad)
+
+
+def test_aux_adds_to_what_the_step_found():
+    model, x = build("topk"), next(data())
+    result, dead = model.gradients(x), torch.tensor([1, 30])
+    before = [part.clone() for part in result.gradients]
+    train.add_aux_gradients(model, x, result, dead, SETTINGS, torch.float32)
+    _, added = aux(model, x, result.error, dead)
+    for was, more, now in zip(before, added, result.gradients, strict=True):
+        torch.testing.assert_close(now, was + more)
+
+
+def test_nothing_left_over_gives_no_gradient():
+    model, x = build("topk"), next(data())
+    loss, found = aux(model, x, torch.zeros_like(x), torch.arange(9))
+    assert loss == 0 and not any(part.any() for part in found)
+
+
+def test_aux_moves_dead_latents_towards_what_is_left():
+    model, x, dead = build("topk"), next(data()), torch.arange(24, 48)
+    error = model.gradients(x).error
+    adam = train.optimiser(model, SETTINGS)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     losses = []
     for _ in range(20):
-        adam.zero_grad()
-        loss = train.aux_loss(model, x, error, meter, SETTINGS)
-        loss.backward()
-        adam.step()
+        loss, found = aux(model, x, error, dead)
+        adam.step(1e-2, found)
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
-    assert torch.equal(model.W_dec[:24], before["W_dec"][:24])
+    torch.testing.assert_close(model.W_dec[:24], before["W_dec"][:24])
     assert torch.equal(model.W_enc[:, :24], before["W_enc"][:, :24])
 
 
@@ -258,10 +344,10 @@ def test_an_exploding_loss_stops():
 
 def test_out_of_memory_proposes_a_batch():
     class Large(sae.TopKSAE):
-        def gradients(self, x, dtype=torch.float32):
+        def gradients(self, x, *arguments):
             if len(x) > 20:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate")
-            return super().gradients(x, dtype)
+            return super().gradients(x, *arguments)
 
     said = "out of memory at step 1 with a batch of 64; a batch of 16 fits"
     with pytest.raises(InputError, match=said):
@@ -274,13 +360,6 @@ def test_what_is_out_of_memory():
     assert guard.is_out_of_memory(real.value)
     assert guard.is_out_of_memory(torch.OutOfMemoryError("CUDA"))
     assert not guard.is_out_of_memory(RuntimeError("shapes differ"))
-
-
-def test_gradients_by_name_and_weighted():
-    model = sae.TopKSAE(12, 36, "h", 4)
-    found = model.gradients(next(data())).gradients
-    train.set_gradients(model, dict(found._asdict()), 0.25)
-    assert torch.equal(model.W_dec.grad, found.W_dec * 0.25)
 
 
 def test_too_few_activations():
@@ -351,16 +430,3 @@ def test_make_sae_end_to_end(tmp_path, monkeypatch):
     loaded, log = train.load_sae(made), train.load_log(made)
     assert (loaded.d_in, loaded.d_sae, loaded.k) == (32, 64, 4)
     assert log["tokens"].tolist() == [256]
-
-
-def test_a_gradient_of_another_layout_trains_the_same():
-    """PyTorch's fused Adam on the CPU does not look at strides."""
-    models = [sae.TopKSAE(6, 20, "h", 3) for _ in range(2)]
-    gradient = torch.randn(6, 20, generator=torch.Generator().manual_seed(1))
-    layouts = [gradient.T.contiguous().T, gradient.contiguous()]
-    for model, laid in zip(models, layouts, strict=True):
-        adam = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
-        train.set_gradients(model, {"W_enc": laid})
-        assert torch.equal(model.W_enc.grad, gradient)
-        adam.step()
-    assert torch.equal(models[0].W_enc, models[1].W_enc)

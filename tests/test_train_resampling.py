@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from helpers import sae, train
+from helpers import kernels, sae, train
 from helpers.train import loop, resampling
 from helpers.train.checkpoint import Run
 from tests.train_worker import data
@@ -28,12 +28,10 @@ def small_run():
         model.W_dec.copy_(torch.tensor([[1.0, 0], [0, 1], [0, 1]]))
         model.b_enc.copy_(torch.tensor([0.0, 0, -50]))
         model.b_dec.copy_(torch.tensor([0.0, 0]))
-    adam = torch.optim.Adam(model.parameters())
-    for part in model.parameters():
-        adam.state[part] = {
-            "exp_avg": torch.ones_like(part),
-            "exp_avg_sq": torch.ones_like(part),
-        }
+    adam = kernels.Adam(dict(model.named_parameters()), dtype=torch.bfloat16)
+    for name in adam.parameters:
+        for moment in adam.moments(name).values():
+            moment.fill_(1)
     run = Run(model, adam, train.Meter(model, SETTINGS), 1.0)
     run.meter.silent.copy_(torch.tensor([0.0, 319, 320]))
     return run
@@ -67,14 +65,16 @@ def test_only_its_moments_start_anew():
     )
     for moment in ("exp_avg", "exp_avg_sq"):
         of = {
-            name: run.adam.state[part][moment]
-            for name, part in run.model.named_parameters()
+            name: run.adam.moments(name)[moment]
+            for name in run.adam.parameters
         }
         assert of["W_dec"].tolist() == [[1, 1], [1, 1], [0, 0]]
         assert of["W_enc"].tolist() == [[1, 1, 0], [1, 1, 0]]
         assert of["b_enc"].tolist() == [1, 1, 0]
         assert of["b_dec"].tolist() == [1, 1]
     assert run.meter.silent.tolist() == [0, 319, 0]
+    for low, full in zip(run.adam.low, run.model.weights(), strict=True):
+        assert torch.equal(low, full.to(torch.bfloat16))
 
 
 def test_inputs_are_picked_by_their_squared_loss():
@@ -104,8 +104,8 @@ def test_when_and_on_which_inputs():
     resampler = resampling.Resampler(sae.L1SAE(2, 4, "h"), SETTINGS)
     assert resampler.steps == [10, 20, 90] and resampler.window == 5
     assert resampler.inputs.maxlen == 5  # no more than half an interval
-    read = resampler.read(iter(range(100)), 0)
-    assert list(itertools.islice(read, 10)) == list(range(10))
+    for place in range(10):
+        resampler.see(place, place)
     assert list(resampler.inputs) == [5, 6, 7, 8, 9]
     paper = train.Settings(activations=8192 * 10**6, batch=8192)
     resampler = resampling.Resampler(sae.L1SAE(2, 4, "h"), paper)
@@ -117,14 +117,9 @@ def test_when_and_on_which_inputs():
 def test_a_run_that_goes_on_sees_the_same_inputs():
     for start, first, seen in [(8, 5, [5, 6, 7, 8]), (12, 12, []), (3, 3, [])]:
         resampler = resampling.Resampler(sae.L1SAE(2, 4, "h"), SETTINGS)
-        asked = []
-
-        def batches(place, asked=asked):
-            asked.append(place)
-            return itertools.count(place)
-
-        read = resampler.read(batches, start)
-        assert next(read) == start and asked == [first]
+        assert resampler.first_needed(start) == first
+        for place in range(first, start + 1):
+            resampler.see(place, place)
         assert list(resampler.inputs) == seen
 
 

@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 
 from helpers import artifacts, ranks, sae
+from helpers.kernels import reference
 from helpers.train.meter import Diverged, Meter
+from helpers.train.settings import Settings
 
 KEEP = 2  # checkpoints
 EVERY = 60.0  # seconds between two
@@ -32,10 +34,16 @@ class Run:
     """All that a step of training changes."""
 
     model: sae.SAE
-    adam: torch.optim.Optimizer
+    adam: reference.Adam  # or a faster one
     meter: Meter
     scale: float  # multiplies each batch
     log: list[dict] = field(default_factory=list)
+    kept: "Checkpoints | None" = None
+
+    @property
+    def settings(self) -> Settings:
+        """How it is trained."""
+        return self.meter.settings
 
     @property
     def step(self) -> int:

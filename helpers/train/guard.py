@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -51,70 +51,101 @@ class Stop:
 
 
 class Keeper:
-    """Keeps what a run finds: log, progress, metrics, checkpoints.
+    """Keeps what runs find: log, progress, metrics, checkpoints.
 
     A checkpoint is written when its time has come, with a line of log
     (which waits for the device anyway), or when a signal came; over several
     ranks a signal waits for a line too, since all must know of it.
     """
 
-    def __init__(self, run: Run, kept: Checkpoints | None, stop: Stop, bar):
-        self.run, self.kept, self.stop, self.bar = run, kept, stop, bar
-        self.clock, self.from_tokens = time.monotonic(), run.meter.tokens
-        if kept:
-            kept.start_metrics(run.step)
-        bar.update(run.meter.tokens)
+    def __init__(self, runs: Sequence[Run], stop: Stop | None, bar):
+        self.runs, self.stop, self.bar = runs, stop, bar
+        self.run = runs[0]  # the one at work
+        self.said = {}  # of each run, when it last spoke and of how much
+        for run in runs:
+            if run.kept:
+                run.kept.start_metrics(run.step)
+            self.said[id(run)] = time.monotonic(), run.meter.tokens
+            bar.update(run.meter.tokens)
 
-    def after_step(self, line: dict | None) -> None:
-        """``line``: the line of log that the step ended, if it did."""
+    def each(self) -> Iterator[Run]:
+        """The runs, one after another."""
+        for run in self.runs:
+            self.run = run
+            yield run
+
+    def after_step(self) -> None:
+        """Do what is due after a step of the run at work."""
+        run = self.run
+        line = run.meter.line() if run.meter.is_due else None
         if line:
-            self._tell(line)
-        if self.kept is None:
-            return
-        number = self.stop.number
+            self._tell(run, line)
+        number = self.stop.number if self.stop else 0
         if ranks.count() > 1:
-            device = self.run.model.W_dec.device
+            device = run.model.W_dec.device
             number = ranks.largest(number, device) if line else 0
-        if number or (line and self.kept.is_due()):
-            self.kept.save(self.run)
         if number:
+            self.save(self.runs)
             self.stop.leave(number)
+        elif line and run.kept and run.kept.is_due():
+            self.save([run])
 
-    def _tell(self, line: dict) -> None:
-        self.run.log.append(line)
+    def save(self, runs: Sequence[Run]) -> None:
+        """Write a checkpoint of each."""
+        for run in runs:
+            self.run = run
+            if run.kept:
+                run.kept.save(run)
+
+    def name(self) -> str:
+        """Which run is at work, where there are several."""
+        if len(self.runs) == 1 or not self.run.kept:
+            return ""
+        return f"{self.run.kept.folder.name}: "
+
+    def _tell(self, run: Run, line: dict) -> None:
+        run.log.append(line)
         now, tokens = time.monotonic(), line["tokens"]
-        rate = (tokens - self.from_tokens) / max(now - self.clock, 1e-9)
-        self.clock, self.from_tokens = now, tokens
+        clock, before = self.said[id(run)]
+        rate = (tokens - before) / max(now - clock, 1e-9)
+        self.said[id(run)] = now, tokens
         self.bar.update(
-            tokens - self.bar.done,
+            tokens - before,
             f"{rate:,.0f} tokens/s, FVU {line['fvu']:.3f}, "
             f"L0 {line['l0']:.1f}, dead {line['dead']:.1%}",
         )
-        if self.kept:
-            self.kept.write_line(line | {"tokens_per_second": round(rate)})
+        if run.kept:
+            run.kept.write_line(line | {"tokens_per_second": round(rate)})
 
 
 @contextmanager
-def keeping(run: Run, kept: Checkpoints | None) -> Iterator[Keeper]:
-    """Watch over a run: signals wait, and what breaks it is one sentence.
+def keeping(runs: Sequence[Run]) -> Iterator[Keeper]:
+    """Watch over runs: signals wait, and what breaks one is one sentence.
 
     Raises InputError for a loss that broke or exploded (with the last good
-    checkpoint) and for too little memory (with a batch that fits).
+    checkpoint; the other runs write one first) and for too little memory
+    (with a batch that fits).
     """
-    label = f"training {run.model.architecture}"
+    kinds = {run.model.architecture for run in runs}
+    label = f"training {', '.join(sorted(kinds))}"
+    total = sum(run.settings.activations for run in runs)
+    kept = any(run.kept for run in runs)
     with (
-        track(label, run.meter.settings.activations) as bar,
+        track(label, total) as bar,
         Stop() if kept else nullcontext() as stop,
     ):
+        keeper = Keeper(runs, stop, bar)
         try:
-            yield Keeper(run, kept, stop, bar)
+            yield keeper
         except Diverged as error:
-            raise InputError(f"{error}{_last(kept)}") from None
+            run, name = keeper.run, keeper.name()
+            keeper.save([other for other in runs if other is not run])
+            raise InputError(f"{name}{error}{_last(run.kept)}") from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)  # what they hold
-            raise InputError(_advice(run)) from error
+            raise InputError(keeper.name() + _advice(keeper.run)) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -141,7 +172,7 @@ def largest_batch(run: Run, below: int) -> int:
 
 
 def _advice(run: Run) -> str:
-    batch = run.meter.settings.batch
+    batch = run.settings.batch
     fits = largest_batch(run, batch)
     said = f"out of memory at step {run.step + 1} with a batch of {batch}; "
     if fits:

@@ -6,7 +6,8 @@ ranks each takes its slice of every batch, and gradients are added up.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -17,10 +18,20 @@ from helpers.train.checkpoint import Checkpoints, Run
 from helpers.train.guard import keeping
 from helpers.train.meter import Meter
 from helpers.train.resampling import Resampler
+from helpers.train.revival import add_aux_gradients
 from helpers.train.settings import Settings, learning_rate
 from helpers.train.start import SAMPLE, geometric_median, unit_scale
 
 Batches = Iterable[torch.Tensor] | Callable[[int], Iterable[torch.Tensor]]
+Named = Mapping[str, torch.Tensor]  # batches of one text, by hook point
+
+
+class Job(NamedTuple):
+    """One SAE to train, perhaps among several."""
+
+    model: sae.SAE
+    settings: Settings
+    kept: Checkpoints | None = None
 
 
 def fit(
@@ -30,15 +41,31 @@ def fit(
     kept: Checkpoints | None = None,
 ) -> list[dict]:
     """Set scale and pre-bias from the first batches, then ``train``."""
-    if kept and kept.state:
-        return train(model, batches, settings, kept=kept)
-    found = iter(batches(0) if callable(batches) else batches)
-    first = list(itertools.islice(found, min(SAMPLE, settings.steps)))
-    sample = torch.cat(first).float()
-    scale = unit_scale(sample)
-    with torch.no_grad():
-        model.b_dec.copy_(geometric_median(sample * scale))
-    return train(model, itertools.chain(first, found), settings, scale, kept)
+    job = Job(model, settings, kept)
+    return fit_together([job], _named(model, batches))[0]
+
+
+def fit_together(
+    jobs: Sequence[Job],
+    batches: Iterable[Named] | Callable[[int], Iterable[Named]],
+) -> list[list[dict]]:
+    """``fit`` several SAEs on one stream of activations; their logs.
+
+    Each ends with the weights that it has when trained alone. Their
+    settings may differ in all but ``batch``. Raises InputError as ``train``.
+    """
+    fresh = [job for job in jobs if not (job.kept and job.kept.state)]
+    scales = {}
+    if fresh:
+        found = iter(batches(0) if callable(batches) else batches)
+        steps = max(job.settings.steps for job in fresh)
+        first = list(itertools.islice(found, min(SAMPLE, steps)))
+        scales = {id(job.model): _start(job, first) for job in fresh}
+        batches = itertools.chain(first, found)
+        del first
+    runs = [_begin(*job, scales.get(id(job.model), 1.0)) for job in jobs]
+    train_together(runs, batches)
+    return [run.log for run in runs]
 
 
 def train(
@@ -58,125 +85,113 @@ def train(
     goes on from its last checkpoint, to the same weights. InputError on a
     loss that breaks, or if the batches end before the budget.
     """
-    run, resampler = _begin(model, settings, scale, kept)
-    dtype, meter = find_precision(model.W_dec.device), run.meter
-    source = resampler.read(batches, run.step)
-    with keeping(run, kept) as keeper:
-        for x in itertools.islice(source, settings.steps - run.step):
-            x = x.to(model.W_dec) * run.scale
-            part = ranks.share(x)
-            result = model.gradients(part, dtype)
-            set_gradients(model, result.gradients, len(part) / len(x))
-            if len(meter.dead) and settings.aux:
-                aux_loss(model, part, result.error, meter, settings).backward()
-            ranks.add([weight.grad for weight in model.parameters()])
-            project_gradient(model)
-            run.adam.param_groups[0]["lr"] = learning_rate(run.step, settings)
-            run.adam.step()
-            renormalise(model)
-            meter.update(part, result, len(x))
-            resampler.after_step(run)
-            keeper.after_step(meter.line() if meter.is_due else None)
-    if run.step < settings.steps:
-        raise InputError(
-            f"the activations ended after {run.step} of {settings.steps} "
-            "steps; give more text or ask for fewer activations"
-        )
-    model.fold_scale(run.scale)
+    run = _begin(model, settings, kept, scale)
+    train_together([run], _named(model, batches))
     return run.log
+
+
+def train_together(
+    runs: Sequence[Run],
+    batches: Iterable[Named] | Callable[[int], Iterable[Named]],
+) -> None:
+    """Bring each run to its last step, all on the same batches.
+
+    They may stand at different steps: a batch is left out by those that
+    have it behind them.
+    """
+    draw = {id(r): Resampler(r.model, r.settings) for r in runs}
+    first = min(draw[id(run)].first_needed(run.step) for run in runs)
+    found = batches(first) if callable(batches) else batches
+    source = itertools.islice(found, 0 if callable(batches) else first, None)
+    last = max(run.settings.steps for run in runs)
+    with keeping(runs) as keeper:
+        for place, named in zip(range(first, last), source, strict=False):
+            for run in keeper.each():
+                x = named[run.model.hook_point]
+                draw[id(run)].see(place, x)
+                if run.step == place < run.settings.steps:
+                    take_step(run, x)
+                    draw[id(run)].after_step(run)
+                    keeper.after_step()
+    for run in runs:
+        if run.step < run.settings.steps:
+            raise InputError(
+                f"the activations ended after {run.step} of "
+                f"{run.settings.steps} steps; give more text or ask for "
+                "fewer activations"
+            )
+        run.model.fold_scale(run.scale)
+
+
+def take_step(run: Run, x: torch.Tensor) -> None:
+    """One step on a batch of raw activations, [batch, d_in].
+
+    Each rank takes its slice; the gradients are means over it, and their
+    weighted sum the mean over the batch.
+    """
+    model, meter, settings = run.model, run.meter, run.settings
+    x = x.to(model.W_dec) * run.scale
+    part = ranks.share(x)
+    dtype = find_precision(x.device)
+    result = model.gradients(part, dtype, run.adam.low)
+    if len(part) < len(x):
+        for gradient in result.gradients:
+            gradient.mul_(len(part) / len(x))
+    if len(meter.dead) and settings.aux:
+        add_aux_gradients(model, part, result, meter.dead, settings, dtype)
+    ranks.add(result.gradients)
+    run.adam.step(learning_rate(run.step, settings), result.gradients)
+    meter.update(part, result, len(x))
+
+
+def _named(model: sae.SAE, batches: Batches):
+    """Batches of one hook point, as those of several come."""
+    name = model.hook_point
+    if callable(batches):
+        return lambda start: ({name: x} for x in batches(start))
+    return ({name: x} for x in batches)
+
+
+@torch.no_grad()
+def _start(job: Job, first: Sequence[Named]) -> float:
+    """Put the pre-bias where the first batches are; their scale."""
+    some = first[: min(SAMPLE, job.settings.steps)]
+    sample = torch.cat([x[job.model.hook_point] for x in some]).float()
+    scale = unit_scale(sample)
+    job.model.b_dec.copy_(geometric_median(sample * scale))
+    return scale
 
 
 def _begin(
     model: sae.SAE,
     settings: Settings,
-    scale: float,
     kept: Checkpoints | None,
-) -> tuple[Run, Resampler]:
+    scale: float,
+) -> Run:
     """A run at its first step, or where its last checkpoint stands."""
     if settings.batch < ranks.count():
         raise InputError(
             f"a batch of {settings.batch} cannot be shared by "
             f"{ranks.count()} ranks; make it larger"
         )
-    adam = torch.optim.Adam(
-        model.parameters(), lr=settings.lr, betas=settings.betas, fused=True
-    )
-    run = Run(model, adam, Meter(model, settings), scale)
+    adam, meter = optimiser(model, settings), Meter(model, settings)
+    run = Run(model, adam, meter, scale, kept=kept)
     if kept and kept.state:
         run.restore(kept.state)
         del kept.state  # as large as the run itself
     if hasattr(model, "gather"):  # it selects over the whole batch
         model.gather = ranks.gather
-    return run, Resampler(model, settings)
+    return run
 
 
-def set_gradients(
-    model: sae.SAE,
-    gradients: kernels.Weights | Mapping[str, torch.Tensor],
-    weight: float = 1.0,
-) -> None:
-    """Give each parameter its gradient, times ``weight``.
+def optimiser(model: sae.SAE, settings: Settings) -> kernels.reference.Adam:
+    """Adam that keeps decoder rows unit: project -> step -> renormalise.
 
-    ``weight``: the share of the batch that the gradients are the mean over.
-    Each takes its parameter's layout, which PyTorch's fused Adam assumes.
+    It keeps ``low``, the weights in the precision of the products, for the
+    architectures that have all four of them.
     """
-    if hasattr(gradients, "_asdict"):
-        gradients = gradients._asdict()
-    for name, gradient in gradients.items():
-        parameter = getattr(model, name)
-        if weight != 1:
-            gradient = gradient * weight
-        if gradient.stride() != parameter.stride():
-            gradient = torch.empty_like(parameter).copy_(gradient)
-        parameter.grad = gradient
-
-
-@torch.no_grad()
-def project_gradient(model: sae.SAE) -> None:
-    """Remove what would change the length of a decoder row.
-
-    Done before the step, so that Adam's moments never hold it.
-    """
-    gradient, rows = model.W_dec.grad, model.W_dec
-    along = torch.linalg.vecdot(gradient, rows)
-    gradient.addcmul_(along[:, None], rows, value=-1)
-
-
-@torch.no_grad()
-def renormalise(model: sae.SAE) -> None:
-    """Make each decoder row unit again."""
-    model.W_dec.div_(torch.linalg.vector_norm(model.W_dec, dim=1)[:, None])
-
-
-def aux_loss(
-    model: sae.SAE,
-    x: torch.Tensor,
-    error: torch.Tensor,
-    meter: Meter,
-    settings: Settings,
-) -> torch.Tensor:
-    """AuxK (Gao et al. 2024): dead latents rebuild what is left over.
-
-    The top ``aux_k`` of the dead latents predict x - x_hat; the squared
-    error is relative to that of predicting nothing, and weighs ``aux``
-    times the variance of x. Both sides are per token, summed over d_in, and
-    over the batches of all ranks: their losses add up to the one loss.
-    """
-    rows = meter.dead
-    encoder, decoder = model.W_enc.T[rows], model.W_dec[rows]
-    pre = (x - model.b_dec) @ encoder.T + model.b_enc[rows]
-    values, indices = kernels.top_k(pre, min(settings.aux_k, len(rows)))
-    codes = torch.zeros_like(pre).scatter(1, indices, values.relu())
-    whole = error.pow(2).sum()
-    ranks.add([whole])
-    left = (codes @ decoder + error).pow(2).sum() / whole
-    return torch.nan_to_num(left) * (settings.aux * variance(x))
-
-
-def variance(x: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance from the mean, over the slices of all ranks."""
-    mean, count = x.sum(0), torch.tensor([float(len(x))], device=x.device)
-    ranks.add([mean, count])
-    square = (x - mean / count).pow(2).sum()
-    ranks.add([square])
-    return square / count[0]
+    parameters = dict(model.named_parameters())
+    common = set(kernels.Weights._fields) <= set(parameters)
+    dtype = find_precision(model.W_dec.device) if common else torch.float32
+    unit = ("W_dec",) if model.is_unit_decoder else ()
+    return kernels.Adam(parameters, settings.betas, dtype, unit)

@@ -8,8 +8,6 @@ picked once at most.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 
 import torch
 
@@ -26,8 +24,8 @@ SLICE = 2048  # inputs whose codes are held at once
 class Resampler:
     """When to resample, and the inputs seen just before.
 
-    The inputs are not part of a checkpoint: ``read`` goes back in the
-    stream as far as they reach.
+    The inputs are not part of a checkpoint: a run that goes on is shown the
+    batches from ``first_needed`` on again.
     """
 
     def __init__(self, model: sae.SAE, settings: Settings):
@@ -43,26 +41,16 @@ class Resampler:
         size = max(round(SHARE * settings.steps), BATCHES)
         self.inputs: deque = deque(maxlen=min(size, max(self.window, 1)))
 
-    def read(
-        self, batches: Iterable | Callable[[int], Iterable], start: int
-    ) -> Iterator[torch.Tensor]:
-        """The batches from ``start`` on, those wanted here remembered.
+    def first_needed(self, start: int) -> int:
+        """Where a run that goes on at batch ``start`` begins to read."""
+        length = self.inputs.maxlen
+        wanted = [step - length for step in self.steps if step > start]
+        return max(min([start, *wanted]), 0)
 
-        ``batches``: all of them, or a function of the place to start at.
-        """
-        first = start
-        for step in self.steps:
-            if start < step:
-                first = min(first, max(step - self.inputs.maxlen, 0))
-        if callable(batches):
-            found = iter(batches(first))
-        else:
-            found = islice(batches, first, None)
-        for step, x in enumerate(found, first):
-            if any(0 < at - step <= self.inputs.maxlen for at in self.steps):
-                self.inputs.append(x)
-            if step >= start:
-                yield x
+    def see(self, place: int, x: torch.Tensor) -> None:
+        """Remember the batch at ``place`` of the stream, if it is wanted."""
+        if any(0 < at - place <= self.inputs.maxlen for at in self.steps):
+            self.inputs.append(x)
 
     def after_step(self, run: Run) -> None:
         """Resample if the step just done is one of those."""
@@ -121,8 +109,11 @@ def replace(
 
 def forget(run: Run, rows: torch.Tensor) -> None:
     """Start the moments of these latents' weights, and their age, anew."""
-    for moment in ("exp_avg", "exp_avg_sq"):
-        run.adam.state[run.model.W_dec][moment][rows] = 0
-        run.adam.state[run.model.W_enc][moment][:, rows] = 0
-        run.adam.state[run.model.b_enc][moment][rows] = 0
+    for moment in run.adam.moments("W_dec").values():
+        moment[rows] = 0
+    for moment in run.adam.moments("W_enc").values():
+        moment[:, rows] = 0
+    for moment in run.adam.moments("b_enc").values():
+        moment[rows] = 0
+    run.adam.refresh()
     run.meter.silent[rows] = 0
