@@ -60,12 +60,17 @@ class SAE(torch.nn.Module):
         raise NotImplementedError
 
     def gradients(
-        self, x: torch.Tensor, dtype: torch.dtype = torch.float32
+        self,
+        x: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
+        low: kernels.Weights | None = None,
     ) -> kernels.Result:
         """Error, firings and gradients of the training loss on a batch.
 
         ``x``: [batch, d_in], float32. Matrix products run in ``dtype``,
         weights, sums and gradients (by parameter name) stay float32.
+        ``low``: the weights in ``dtype``, where they are at hand
+        (``kernels.Adam.low``).
         InputError for a published SAE of another convention.
         """
         if self.convention != OURS:
@@ -73,7 +78,7 @@ class SAE(torch.nn.Module):
                 "this SAE was loaded for inference and its conventions "
                 "(normalisation, biases) are not those of the training loop"
             )
-        return self._step(x, dtype)
+        return self._step(x, dtype, low)
 
     def decode(
         self, f: torch.Tensor, x: torch.Tensor | None = None
@@ -182,7 +187,7 @@ class SAE(torch.nn.Module):
     def _add_parameters(self) -> None:
         self.b_enc = torch.nn.Parameter(torch.zeros(self.d_sae))
 
-    def _step(self, x, dtype) -> kernels.Result:
+    def _step(self, x, dtype, low) -> kernels.Result:
         raise NotImplementedError
 
 

@@ -95,10 +95,10 @@ class BatchTopKSAE(SAE):
         rows = directions(self.d_sae, self.d_in, random)
         return rows.clone(), rows
 
-    def _step(self, x, dtype):
+    def _step(self, x, dtype, low):
         weights = self.weights()
         codes = self._choose(x, weights, dtype).codes(len(x))
-        return kernels.sparse_step(x, weights, codes, dtype)
+        return kernels.sparse_step(x, weights, codes, dtype, low)
 
     def _choose(
         self, x: torch.Tensor, weights: kernels.Weights, dtype: torch.dtype
@@ -161,7 +161,7 @@ class MatryoshkaSAE(BatchTopKSAE):
     def _details(self) -> dict:
         return {"k": self.k, "matryoshka_widths": list(self.widths)}
 
-    def _step(self, x, dtype):
+    def _step(self, x, dtype, low):
         weights = self.weights()
         chosen = self._choose(x, weights, dtype)
         return steps.nested_step(x, weights, chosen, self.widths)

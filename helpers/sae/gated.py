@@ -46,7 +46,7 @@ class GatedSAE(SAE):
         """Its six parameters, detached: what a training step reads."""
         return steps.GatedWeights(**steps.detached(self))
 
-    def _step(self, x, dtype):
+    def _step(self, x, dtype, low):
         return steps.gated_step(x, self.weights(), self.l1, dtype)
 
     def _add_parameters(self):

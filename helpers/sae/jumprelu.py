@@ -55,7 +55,7 @@ class JumpReLUSAE(SAE):
         clamped = self.threshold.detach().clamp_min(0)
         return super().tensors() | {"threshold": clamped}
 
-    def _step(self, x, dtype):
+    def _step(self, x, dtype, low):
         # Projected before the step's forward pass: clamped inside of it, a
         # threshold that reached zero would have no gradient and stay there.
         self.threshold.detach().clamp_(min=0)

@@ -32,8 +32,8 @@ class L1SAE(SAE):
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return self.pre_activations(x).relu()
 
-    def _step(self, x, dtype):
-        return kernels.relu_step(x, self.weights(), self.l1, dtype)
+    def _step(self, x, dtype, low):
+        return kernels.relu_step(x, self.weights(), self.l1, dtype, low)
 
     def _initial(self, random):
         bound = (6 / self.d_in) ** 0.5

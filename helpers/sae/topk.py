@@ -40,8 +40,8 @@ class TopKSAE(SAE):
         extra = {"k": self.k, "rescale_acts_by_decoder_norm": rescale}
         return super().config() | extra
 
-    def _step(self, x, dtype):
-        return kernels.topk_step(x, self.weights(), self.k, dtype)
+    def _step(self, x, dtype, low):
+        return kernels.topk_step(x, self.weights(), self.k, dtype, low)
 
     def _initial(self, random):
         rows = directions(self.d_sae, self.d_in, random)
