@@ -16,7 +16,6 @@ import torch
 
 from helpers.errors import unknown
 from helpers.kernels import adam, native, reference
-from helpers.kernels.reference import largest
 from helpers.kernels.types import (
     Codes,
     GatedWeights,
@@ -65,6 +64,11 @@ def backend() -> str:
 def top_k(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest of each row of [batch, d_sae]: values and indices."""
     return _of(native.ranks(pre, k)).top_k(pre, k)
+
+
+def largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Which are the ``count`` largest, the first of equal ones: bool."""
+    return _of(native.holds(values)).largest(values, count)
 
 
 def candidates(x, w, floor, most, dtype, low=None) -> Codes:

@@ -44,30 +44,31 @@ def centre(x: torch.Tensor, b_dec: torch.Tensor, dtype) -> torch.Tensor:
     return found
 
 
-def top_k(pre, k, indices, values) -> None:
+def top_k(pre, bias, k, indices, values) -> None:
     """Fill in the k largest of each row, in order of their indices."""
-    call("top_k", pre, *pre.shape, k, indices, values, dtype=pre.dtype)
+    call("top_k", pre, bias, *pre.shape, k, indices, values, dtype=pre.dtype)
 
 
-def mark(pre, threshold, half: float = 0.0):
+def mark(pre, bias, threshold, half: float = 0.0):
     """Which codes exceed their latent's threshold or lie within ``half``.
 
-    Their marks, and how many are marked and exceed it, by row: [rows].
+    Codes are products plus biases. Returned are their marks, and how many
+    are marked and how many exceed it, by row: [rows].
     """
     rows, width = pre.shape
     marks = empty(rows, -(-width // LANES), dtype=torch.int32)
     marked, active = torch.empty(2, rows, dtype=torch.int64)
-    call("mark", pre, threshold, half, rows, width, marks, marked, active,
+    call("mark", pre, bias, threshold, half, rows, width, marks, marked, active,
          dtype=pre.dtype)  # fmt: skip
     return marks, marked, active
 
 
-def listed(pre, marks, marked) -> Codes:
+def listed(pre, bias, marks, marked) -> Codes:
     """The marked codes of [rows, d_sae], as they are."""
     offsets = ends(marked)
     count = int(offsets[-1])
     codes = Codes(offsets, empty(count, dtype=torch.int32), empty(count))
-    call("list_marked", pre, marks, *pre.shape, *codes, dtype=pre.dtype)
+    call("list_marked", pre, bias, marks, *pre.shape, *codes, dtype=pre.dtype)
     return codes
 
 

@@ -108,10 +108,19 @@ K kth_largest(const K* keys, long blocks, long k) {
   return K(found ^ sign);
 }
 
-// The keys of a row, filled up to whole blocks.
+// The sum in the precision of its first part.
 template <class T>
-void read_keys(const T* row, long width, Key<T>* keys) {
-  for (long i = 0; i < width; ++i) keys[i] = key(row[i]);
+inline T sum(T value, float bias) {
+  T found;
+  write(&found, read(value) + bias);
+  return found;
+}
+
+// The keys of a row of products plus biases, filled up to whole blocks.
+template <class T>
+void read_keys(const T* row, const float* bias, long width, Key<T>* keys) {
+#pragma omp simd
+  for (long i = 0; i < width; ++i) keys[i] = key(sum(row[i], bias[i]));
   std::fill(keys + width, keys + blocks_of(width) * LANES, NONE<Key<T>>);
 }
 
@@ -156,10 +165,11 @@ void keep_largest(std::vector<K>& keys, Index* candidates, long n, long k) {
       candidates[kept++] = candidates[i];
 }
 
-// The k largest of each row, in order of their indices; values after ReLU.
+// The k largest of each row plus biases, in order of their indices; values
+// after ReLU.
 template <class T>
-void top_k(const T* pre, long rows, long width, long k, int32_t* indices,
-           float* values, long threads) {
+void top_k(const T* pre, const float* bias, long rows, long width, long k,
+           int32_t* indices, float* values, long threads) {
   using K = Key<T>;
   const long blocks = blocks_of(width), groups = groups_for(k, blocks);
 #pragma omp parallel num_threads(threads)
@@ -168,7 +178,7 @@ void top_k(const T* pre, long rows, long width, long k, int32_t* indices,
     std::vector<int32_t> found(width);
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; ++r) {
-      read_keys(pre + r * width, width, keys.data());
+      read_keys(pre + r * width, bias, width, keys.data());
       group_maxima(keys.data(), blocks, groups, best.data());
       const K bound = kth_largest(best.data(), groups, k);
       const long n = collect(keys.data(), blocks, bound, found.data());
@@ -179,7 +189,8 @@ void top_k(const T* pre, long rows, long width, long k, int32_t* indices,
       }
       for (long i = 0; i < k; ++i) {
         indices[r * k + i] = found[i];
-        const float value = read(pre[r * width + found[i]]);
+        const long j = found[i];
+        const float value = read(sum(pre[r * width + j], bias[j]));
         values[r * k + i] = value < 0 ? 0.0f : value;
       }
     }
@@ -189,32 +200,32 @@ void top_k(const T* pre, long rows, long width, long k, int32_t* indices,
 // ---- Codes above a threshold -------------------------------------------
 
 // How a code stands to its latent's threshold. NaN is active: never lost.
-template <class T>
-inline bool active(T value, float threshold) {
-  return !(read(value) <= threshold);
+inline bool active(float value, float threshold) {
+  return !(value <= threshold);
 }
-template <class T>
-inline bool near(T value, float threshold, float half) {
-  return std::fabs(read(value) - threshold) < half;
+inline bool near(float value, float threshold, float half) {
+  return std::fabs(value - threshold) < half;
 }
 
-// Marks the codes of each row that are active, or nearer than `half` to
-// their threshold (one bit each); counts the marked and the active ones.
+// Marks the codes of each row, products plus biases, that are active or
+// nearer than `half` to their threshold (one bit each); counts both kinds.
 template <class T>
-void mark(const T* pre, const float* threshold, float half, long rows,
-          long width, uint32_t* marks, int64_t* marked, int64_t* found,
-          long threads) {
+void mark(const T* pre, const float* bias, const float* threshold,
+          float half, long rows, long width, uint32_t* marks,
+          int64_t* marked, int64_t* found, long threads) {
   const long blocks = blocks_of(width);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<int16_t> kind(blocks * LANES);  // 2: active, 1: only near
+    std::vector<int16_t> kind(blocks * LANES);  // 2: active, 1: near
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; ++r) {
       const T* row = pre + r * width;
 #pragma omp simd
-      for (long j = 0; j < width; ++j)
-        kind[j] = active(row[j], threshold[j]) ? 2
-                  : near(row[j], threshold[j], half) ? 1 : 0;
+      for (long j = 0; j < width; ++j) {
+        const float value = read(row[j]) + bias[j];
+        kind[j] = int16_t(2 * active(value, threshold[j]) |
+                          near(value, threshold[j], half));
+      }
       marked[r] = found[r] = 0;
       for (long b = 0; b < blocks; ++b) {
         const int16_t* block = kind.data() + b * LANES;
@@ -228,9 +239,9 @@ void mark(const T* pre, const float* threshold, float half, long rows,
 
 // Lists the marked codes, those of row r from offsets[r] on.
 template <class T>
-void list_marked(const T* pre, const uint32_t* marks, long rows, long width,
-                 const int64_t* offsets, int32_t* indices, float* values,
-                 long threads) {
+void list_marked(const T* pre, const float* bias, const uint32_t* marks,
+                 long rows, long width, const int64_t* offsets,
+                 int32_t* indices, float* values, long threads) {
   const long blocks = blocks_of(width);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long r = 0; r < rows; ++r) {
@@ -239,9 +250,22 @@ void list_marked(const T* pre, const uint32_t* marks, long rows, long width,
       for (uint32_t m = marks[r * blocks + b]; m; m &= m - 1) {
         const long j = b * LANES + __builtin_ctz(m);
         indices[place] = int32_t(j);
-        values[place++] = read(pre[r * width + j]);
+        values[place++] = read(pre[r * width + j]) + bias[j];
       }
   }
+}
+
+// Which of n values are the `most` largest, the first of equal ones.
+void mark_largest(const float* values, long n, long most, uint8_t* largest,
+                  long) {
+  const long blocks = blocks_of(n);
+  std::vector<int32_t> keys(blocks * LANES, NONE<int32_t>);
+  for (long i = 0; i < n; ++i) keys[i] = key(values[i]);
+  const int32_t last = kth_largest(keys.data(), blocks, most);
+  const bool top = last == std::numeric_limits<int32_t>::max();
+  long ties = most - (top ? 0 : count(keys.data(), blocks, last + 1));
+  for (long i = 0; i < n; ++i)
+    largest[i] = keys[i] > last || (keys[i] == last && ties-- > 0);
 }
 
 // ---- Sparse decoder and its gradients ----------------------------------
@@ -459,19 +483,21 @@ void weigh_rows(const float* table, const float* weights, long rows,
 // ---- Dense codes -------------------------------------------------------
 // Latents in columns, so that one thread sums each over all tokens.
 
-constexpr long COLUMNS = 256;  // latents that one thread sums at a time
+constexpr long COLUMNS = 512;  // latents that one thread sums at a time
 
-// f = the code where it is active, else 0; `f` may be `pre`.
+// f = product plus bias where that is active, else 0; `f` may be `pre`.
 template <class T>
-void jump(const T* pre, const float* threshold, long rows, long width, T* f,
-          long threads) {
+void jump(const T* pre, const float* bias, const float* threshold, long rows,
+          long width, T* f, long threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long r = 0; r < rows; ++r) {
     const T* row = pre + r * width;
     T* code = f + r * width;
 #pragma omp simd
-    for (long j = 0; j < width; ++j)
-      write(code + j, active(row[j], threshold[j]) ? read(row[j]) : 0.0f);
+    for (long j = 0; j < width; ++j) {
+      const float value = read(row[j]) + bias[j];
+      write(code + j, active(value, threshold[j]) ? value : 0.0f);
+    }
   }
 }
 
@@ -479,23 +505,24 @@ void jump(const T* pre, const float* threshold, long rows, long width, T* f,
 // loss before the threshold: d_f + penalty where active. Adds up over the
 // tokens: it; where near, the pull d_f * threshold + price[token]; firings.
 template <class T>
-void jump_back(const T* pre, const float* threshold, float half,
-               const float* price, float penalty, long rows, long width,
-               T* d_f, float* d_pre, float* pull, float* firings,
-               long threads) {
+void jump_back(const T* pre, const T* f, const float* bias,
+               const float* threshold, float half, const float* price,
+               float penalty, long rows, long width, T* d_f, float* d_pre,
+               float* pull, float* firings, long threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long from = 0; from < width; from += COLUMNS) {
     const long end = std::min(from + COLUMNS, width);
     for (long r = 0; r < rows; ++r) {
-      const T* code = pre + r * width;
+      const T *row = pre + r * width, *code = f + r * width;
       T* slope = d_f + r * width;
       const float paid = price[r];
 #pragma omp simd
       for (long j = from; j < end; ++j) {
-        const bool fires = active(code[j], threshold[j]);
+        const bool fires = read(code[j]) != 0;
+        const float value = read(row[j]) + bias[j];
         const float raw = read(slope[j]), kept = fires ? raw + penalty : 0;
         const float pulled = raw * threshold[j] + paid;
-        pull[j] += near(code[j], threshold[j], half) ? pulled : 0;
+        pull[j] += near(value, threshold[j], half) ? pulled : 0;
         d_pre[j] += kept;
         firings[j] += fires ? 1.0f : 0.0f;
         write(slope + j, kept);
@@ -517,7 +544,7 @@ void gate(const T* shared, const float* b_gate, const float* ratio,
 #pragma omp simd
     for (long j = 0; j < width; ++j) {
       const float value = read(row[j]), mag = value * ratio[j] + b_mag[j];
-      const bool open = active(row[j], -b_gate[j]);
+      const bool open = active(value, -b_gate[j]);
       write(opened + j, open ? value + b_gate[j] : 0.0f);
       write(code + j, open && !(mag <= 0) ? mag : 0.0f);
     }
@@ -542,7 +569,7 @@ void gate_back(const T* shared, const T* f, const float* b_gate,
       T* slope = d_f + r * width;
 #pragma omp simd
       for (long j = from; j < end; ++j) {
-        const bool open = active(row[j], -b_gate[j]);
+        const bool open = active(read(row[j]), -b_gate[j]);
         const bool fires = read(code[j]) != 0;
         const float gated = open ? read(slope_gate[j]) + penalty : 0;
         const float mag = fires ? read(slope[j]) : 0;
@@ -625,6 +652,7 @@ BOTH(jump)
 BOTH(jump_back)
 BOTH(gate)
 BOTH(gate_back)
+ONE(mark_largest)
 ONE(transpose)
 ONE(weigh_rows)
 ONE(adam_rows)

@@ -25,6 +25,7 @@ __all__ = [
     "encode_topk",
     "gated_step",
     "jumprelu_step",
+    "largest",
     "load",
     "nested_step",
     "relu_step",
@@ -32,7 +33,7 @@ __all__ = [
     "top_k",
     "topk_step",
 ]
-SLICE = 512  # tokens whose codes stay in the cache
+SLICE = 1024  # tokens: large products, whose codes stay in the cache
 
 
 def holds(tensor: torch.Tensor) -> bool:
@@ -56,10 +57,18 @@ def ranks(pre: torch.Tensor, k: int) -> bool:
 def top_k(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """As the reference; of equal values the first are taken, in order."""
     indices = torch.empty(len(pre), k, dtype=torch.int32)
-    table = pre.detach().contiguous()
-    library.top_k(table, k, indices, torch.empty(len(pre), k))
+    table, bias = pre.detach().contiguous(), torch.zeros(pre.shape[1])
+    library.top_k(table, bias, k, indices, torch.empty(len(pre), k))
     indices = indices.long()
     return pre.gather(1, indices), indices
+
+
+def largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """As the reference."""
+    found = torch.ones(len(values), dtype=torch.bool)
+    if count < len(values):
+        library.call("mark_largest", values, len(values), count, found)
+    return found
 
 
 def candidates(
@@ -71,7 +80,15 @@ def candidates(
     low: Matrices | None = None,
 ) -> Codes:
     """As the reference."""
-    return reference.search(_above, x, w, floor, most, dtype, low)
+    low, b_dec = low or lowered(w, dtype), w.b_dec.contiguous()
+    bias, parts = w.b_enc.contiguous(), []
+    for part in x.contiguous().split(SLICE):
+        pre = _product(library.centre(part, b_dec, dtype), low)
+        threshold = torch.full_like(bias, floor)
+        marks, marked, _ = library.mark(pre, bias, threshold)
+        parts.append(library.listed(pre, bias, marks, marked))
+        parts, floor = reference.prune(parts, floor, most, largest)
+    return Codes.join(parts)
 
 
 def encode_topk(
@@ -159,23 +176,21 @@ class Adam(adam.Adam):
             )
 
 
-def _above(pre: torch.Tensor, floor: float) -> Codes:
-    threshold = torch.full((pre.shape[1],), floor)
-    marks, marked, _ = library.mark(pre, threshold)
-    return library.listed(pre, marks, marked)
+def _product(centred: torch.Tensor, low: Matrices) -> torch.Tensor:
+    """Pre-activations but for the biases, which the kernels add."""
+    pre = empty(len(centred), len(low.W_dec), dtype=centred.dtype)
+    return torch.mm(centred, low.W_enc, out=pre)
 
 
 def _encode_topk(centred, w, low, k):
     """Values after ReLU and int32 indices: [batch, k] each."""
     values = empty(len(centred), k)
     indices = empty(len(centred), k, dtype=torch.int32)
-    rows, bias = min(SLICE, len(centred)), w.b_enc.to(centred.dtype)
-    pre = empty(rows, len(bias), dtype=centred.dtype)
+    bias = w.b_enc.contiguous()
     for start in range(0, len(centred), SLICE):
         part = slice(start, start + SLICE)
-        found = pre[: len(centred[part])]
-        torch.addmm(bias, centred[part], low.W_enc, out=found)
-        library.top_k(found, k, indices[part], values[part])
+        pre = _product(centred[part], low)
+        library.top_k(pre, bias, k, indices[part], values[part])
     return values, indices
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "encode_topk",
     "gated_step",
     "jumprelu_step",
+    "largest",
     "nested_step",
     "relu_step",
     "sparse_step",
@@ -91,22 +92,25 @@ def candidates(
     The ``most`` largest are among them (of equal ones the first); others
     may be left out, so that no more than twice as many are held at a time.
     """
-    return search(_above, x, w, floor, most, dtype, low)
-
-
-def search(above, x, w, floor, most, dtype, low) -> Codes:
-    """``candidates``, where ``above`` lists what exceeds a floor."""
     low = low or lowered(w, dtype)
     bias, parts = w.b_enc.to(dtype), []
     for part in x.split(SLICE):
         centred = (part - w.b_dec).to(dtype)
         pre = torch.addmm(bias, centred, low.W_enc)
-        parts.append(above(pre, floor))
-        if sum(len(part.values) for part in parts) > 2 * most:
-            joined = Codes.join(parts)
-            parts = [joined.keep(largest(joined.values, most))]
-            floor = float(parts[0].values.min())
+        over = ~(pre <= floor)  # NaN is above everything
+        latents = over.nonzero()[:, 1].to(torch.int32)
+        parts.append(Codes(ends(over.sum(1)), latents, pre[over].float()))
+        parts, floor = prune(parts, floor, most, largest)
     return Codes.join(parts)
+
+
+def prune(parts: list[Codes], floor: float, most: int, largest):
+    """Few enough candidates, and the floor for those to come."""
+    if sum(len(part.values) for part in parts) <= 2 * most:
+        return parts, floor
+    joined = Codes.join(parts)
+    kept = joined.keep(largest(joined.values, most))
+    return [kept], float(kept.values.min())
 
 
 def encode_topk(
@@ -367,11 +371,3 @@ def sum_by(
     """Sum of the values that fall on each latent: [d_sae]."""
     zeros = torch.zeros(d_sae, device=values.device)
     return zeros.index_add_(0, indices, values)
-
-
-def _above(pre: torch.Tensor, floor: float) -> Codes:
-    """Entries of [rows, d_sae] above ``floor``; NaN is above everything."""
-    over = ~(pre <= floor)
-    latents = over.nonzero()[:, 1]
-    offsets = ends(over.sum(1))
-    return Codes(offsets, latents.to(torch.int32), pre[over].float())

@@ -71,7 +71,7 @@ class _Step:
         self.centred = library.centre(self.x, self.b_dec, dtype)
         self.decoded = self._room()
         self.sums = library.Sums(*w.W_dec.shape)
-        self.threshold = torch.zeros(len(w.W_dec))
+        self.bias, self.threshold = torch.zeros(2, len(w.W_dec))
         self.counts, self.active = torch.zeros(2, len(x), dtype=torch.int64)
         self.lists = []  # one tuple of tensors a sparse slice
 
@@ -89,14 +89,18 @@ class _Step:
         return Result(self.decoded.error, self.sums.firings, gradients)
 
     def _take(self, part: slice) -> None:
-        pre = self._product(self.centred[part])
-        marks, counts, active = library.mark(pre, self.threshold, self.half)
+        centred, bias = self.centred[part], self.bias
+        pre = empty(len(centred), len(bias), dtype=centred.dtype)
+        torch.mm(centred, self.low.W_enc, out=pre)
+        marks, counts, active = library.mark(
+            pre, bias, self.threshold, self.half
+        )
         self.active[part] = active
         if counts.sum() > SPARSE * pre.numel():
             self._dense(part, pre)
         else:
             self.counts[part] = counts
-            codes = library.listed(pre, marks, counts)
+            codes = library.listed(pre, bias, marks, counts)
             self.lists.append((codes.indices, *self._sparse(part, codes)))
 
     def _room(self) -> library.Decoded:
@@ -126,12 +130,8 @@ class _ReLU(_Step):
 
     def __init__(self, x, w, dtype, low, penalty):
         super().__init__(x, w, dtype, low)
-        self.penalty, self.bias = penalty, w.b_enc.to(dtype)
+        self.penalty, self.bias = penalty, w.b_enc.contiguous()
         self.pull = torch.zeros_like(self.threshold)
-
-    def _product(self, centred):
-        pre = empty(len(centred), len(self.bias), dtype=centred.dtype)
-        return torch.addmm(self.bias, centred, self.low.W_enc, out=pre)
 
     def _sparse(self, part, codes):
         slopes = self._decode(self.decoded, part, codes, codes.values)
@@ -140,10 +140,12 @@ class _ReLU(_Step):
     def _dense(self, part, pre):
         size, dtype = pre.shape, pre.dtype
         f = _like(pre) if self.half else pre  # needed again where near
-        library.call("jump", pre, self.threshold, *size, f, dtype=dtype)
+        library.call(
+            "jump", pre, self.bias, self.threshold, *size, f, dtype=dtype
+        )
         d_f = self._decode_dense(self.decoded, part, f)
-        library.call("jump_back", pre, self.threshold, self.half,
-                     self._prices(self.active[part]), self.penalty, *size,
+        library.call("jump_back", pre, f, self.bias, self.threshold,
+                     self.half, self._prices(self.active[part]), self.penalty, *size,
                      d_f, self.sums.d_pre, self.pull, self.sums.firings,
                      dtype=dtype)  # fmt: skip
         self._add(part, f, d_f)
@@ -195,10 +197,6 @@ class _Gated(_Step):
         self.by_gate, self.by_mag, self.by_ratio = torch.zeros(
             3, len(self.ratio)
         )
-
-    def _product(self, centred):
-        pre = empty(len(centred), len(self.ratio), dtype=centred.dtype)
-        return torch.mm(centred, self.low.W_enc, out=pre)
 
     def _sparse(self, part, codes):
         latents, shared = codes.indices, codes.values

@@ -15,7 +15,7 @@ from helpers.sae.base import SAE, check_k, directions
 # Share of the threshold's running mean kept at each step. One step's value,
 # a quantile of k * batch codes, hardly varies; what it must not do is lag.
 KEPT = 0.9
-MARGIN = 0.9  # candidates start at this share of the last step's cut
+MARGIN = 0.95  # candidates start at this share of the last step's cut
 # Widths of the nested dictionaries (Bussmann et al.: 2048 ... of 65536).
 PREFIXES = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0)
 
