@@ -1,74 +1,79 @@
-"""Paired timings of an SAE's training step: plain PyTorch against native.
+"""Paired timings of a training step: plain PyTorch against native.
 
-Whole steps: loss, gradients, optimiser with unit decoder rows; activations
-in memory, d_in 512, 4096 tokens a step. Rounds alternate between the two
-in one process, so that a change in the machine's speed falls on both;
-medians are printed, and the time of the step's matrix products done dense
-in the same precision beside them: the floor of a dense step. Run as
-``python -m tests.bench_sae [expansions]``.
+Whole steps of every architecture: codes, loss, gradients, optimiser with
+unit decoder rows; activations in memory, d_in 512, 4096 tokens a step.
+Rounds alternate between the two in one process, so that a change in the
+machine's speed falls on both; the fastest round of each counts, as others
+may share the machine. The step's matrix products alone, done dense in the
+same precision, stand beside them: the floor of a dense step. Run as
+``python -m tests.bench_sae [expansions]``; with ``memory NAME BACKEND
+EXPANSION`` in front of nothing else, one step's peak memory.
 """
 
-import statistics
+import os
+import resource
 import sys
 import time
 
 import torch
 
+from helpers import kernels, sae
 from helpers.devices import find_precision
-from helpers.kernels import native, reference
 
-ROUNDS, D_IN, BATCH, K = 3, 512, 4096, 32
+ROUNDS, D_IN, BATCH, K = 4, 512, 4096, 32
 DTYPE = find_precision("cpu")
-ROWS = {  # encoder bias and how many dense products a step has
-    "TopK": (0.0, 1),
-    "L1 dense": (0.0, 5),
-    "L1 sparse": (-2.5, 1),
-    "BatchTopK selection": (0.0, 0),
+# Architecture, encoder bias (how many codes are positive), dense products.
+ROWS = {
+    "TopK": ("topk", 0.0, 1),
+    "BatchTopK": ("batchtopk", 0.0, 1),
+    "Matryoshka": ("matryoshka", 0.0, 1),
+    "L1 dense": ("l1", 0.0, 5),
+    "L1 sparse": ("l1", -2.5, 1),
+    "JumpReLU dense": ("jumprelu", 0.0, 5),
+    "JumpReLU sparse": ("jumprelu", -2.5, 1),
+    "Gated dense": ("gated", 0.0, 7),
+    "Gated sparse": ("gated", -2.5, 1),
 }
 
 
-def parameters(expansion: int, bias: float) -> dict[str, torch.Tensor]:
-    """Weights as an SAE stores them; the bias decides how many fire."""
-    random = torch.Generator().manual_seed(0)
-    rows = torch.randn(expansion * D_IN, D_IN, generator=random)
-    rows /= rows.norm(dim=1, keepdim=True)
-    b_enc = torch.full((expansion * D_IN,), bias)
-    return dict(
-        W_enc=rows.clone().T, b_enc=b_enc, W_dec=rows,
-        b_dec=torch.zeros(D_IN),
-    )  # fmt: skip
+def make(name: str, expansion: int) -> sae.SAE:
+    """An SAE whose bias decides how many of its codes are positive."""
+    kind, bias, _ = ROWS[name]
+    model = sae.build(
+        kind, D_IN, "hook", expansion=expansion, k=K, l1=0.0, seed=0
+    )
+    with torch.no_grad():
+        model.W_enc.copy_(model.W_dec.T)  # pre-activations of unit variance
+        getattr(model, "b_gate" if kind == "gated" else "b_enc").fill_(bias)
+    return model
 
 
-def version(backend, name: str, expansion: int):
-    """A function that does one step of a backend."""
-    if name == "BatchTopK selection":
-        pre = torch.randn(BATCH, expansion * D_IN).to(DTYPE)
-        return lambda x: backend.batch_top_k(pre, K * BATCH)
-    made = parameters(expansion, ROWS[name][0])
-    adam = backend.Adam(made, dtype=DTYPE)
+def version(backend: str, name: str, expansion: int):
+    """A function that does one step with a backend."""
+    os.environ[kernels.CHOICE] = backend
+    model = make(name, expansion)
+    parts = {n: part.detach() for n, part in model.named_parameters()}
+    adam = kernels.Adam(parts, dtype=DTYPE)
 
     def step(x):
-        w = reference.Weights(**made)
-        if name == "TopK":
-            found = backend.topk_step(x, w, K, DTYPE, adam.low)
-        else:
-            found = backend.relu_step(x, w, 0.0, DTYPE, adam.low)
-        adam.step(1e-6, found.gradients)  # small: the codes stay as they are
+        os.environ[kernels.CHOICE] = backend
+        found = model.gradients(x, DTYPE, adam.low)
+        adam.step(1e-9, found.gradients)  # small: the codes stay as they are
 
     return step
 
 
 def floor(name: str, expansion: int):
     """A function that does only the dense matrix products of a step."""
-    low = parameters(expansion, 0.0)["W_enc"].to(DTYPE)
-    return lambda x: [x.to(DTYPE) @ low for _ in range(ROWS[name][1])]
+    low = torch.randn(expansion * D_IN, D_IN).to(DTYPE)
+    return lambda x: [x.to(DTYPE) @ low.T for _ in range(ROWS[name][2])]
 
 
 def measure(name: str, expansion: int) -> dict[str, float]:
-    """Median seconds of each version."""
+    """Seconds of each version's fastest step."""
     versions = {
-        "reference": version(reference, name, expansion),
-        "native": version(native, name, expansion),
+        "reference": version("reference", name, expansion),
+        "native": version("native", name, expansion),
         "floor": floor(name, expansion),
     }
     times = {label: [] for label in versions}
@@ -78,27 +83,38 @@ def measure(name: str, expansion: int) -> dict[str, float]:
             start = time.perf_counter()
             step(x)
             times[label].append(time.perf_counter() - start)
-    return {k: statistics.median(v[1:]) for k, v in times.items()}
+    return {label: min(found[1:]) for label, found in times.items()}
+
+
+def memory(name: str, backend: str, expansion: int) -> None:
+    """Print by how much two steps raise the process's peak, in MB."""
+    step = version(backend, name, expansion)
+    x = torch.randn(BATCH, D_IN)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(x), step(x)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{name} {backend} {expansion}x: {(after - before) / 1024:.0f} MB")
 
 
 def main(expansions: list[int]) -> None:
     """Print the table."""
-    native.load()
     torch.manual_seed(0)
     print(f"{torch.get_num_threads()} threads, {DTYPE}; tokens a second")
     print(f"{'':24}{'plain':>10}{'native':>10}{'ratio':>8}{'GEMM floor':>12}")
     for name in ROWS:
         for expansion in expansions:
             t = measure(name, expansion)
-            ratio = t["reference"] / t["native"]
-            rates = [BATCH / t[label] for label in ("reference", "native")]
-            limit = f"{BATCH / t['floor']:,.0f}" if ROWS[name][1] else "-"
+            plain, native, limit = (BATCH / seconds for seconds in t.values())
             print(
-                f"{name + f' {expansion}x':24}{rates[0]:10,.0f}"
-                f"{rates[1]:10,.0f}{ratio:8.2f}{limit:>12}",
+                f"{name + f' {expansion}x':24}{plain:10,.0f}{native:10,.0f}"
+                f"{native / plain:8.2f}{limit:12,.0f}",
                 flush=True,
             )
 
 
 if __name__ == "__main__":
-    main([int(value) for value in sys.argv[1:]] or [8, 32])
+    given = sys.argv[1:]
+    if given[:1] == ["memory"]:
+        memory(given[1], given[2], int(given[3]))
+    else:
+        main([int(value) for value in given] or [8, 32])

@@ -5,7 +5,7 @@ import torch
 
 from helpers import kernels
 from helpers.errors import InputError
-from helpers.kernels import native, reference
+from helpers.kernels import reference, thresholded
 
 CASES = [  # d_in, d_sae, k, batch
     (6, 20, 3, 37),
@@ -99,23 +99,45 @@ def test_relu_with_sparse_and_dense_slices(backend):
     w.b_enc.sub_(4)
     x[: reference.DENSE_SLICE] *= 8  # these are dense, the rest sparse
     density = plain(x[reference.DENSE_SLICE :], w).firings.sum() / count / 40
-    assert 0 < density < native.SPARSE
+    assert 0 < density < thresholded.SPARSE
     found = kernels.relu_step(x, w, 0.3, torch.float32)
     agree(found, plain(x, w, l1=0.3), rtol=1e-3)
 
 
+def chosen(x, w, k, floor=0.0):
+    """The codes of the k * batch largest, as BatchTopK chooses them."""
+    count = k * len(x)
+    found = kernels.candidates(x, w, floor, count, torch.float32)
+    return found.keep(kernels.largest(found.values, count))
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.5])
 @pytest.mark.parametrize("d_in,d_sae,k,count", CASES)
-def test_batch_top_k_codes(backend, d_in, d_sae, k, count):
+def test_codes_chosen_over_the_batch(backend, floor, d_in, d_sae, k, count):
     x, w = draw(count, d_in), weights(d_in, d_sae)
-    pre = torch.addmm(w.b_enc, x - w.b_dec, w.W_enc)
-    places = kernels.batch_top_k(pre, k * count)
-    tokens = places // d_sae
-    ends = torch.searchsorted(tokens, torch.arange(count + 1))
-    codes = kernels.Codes(
-        ends, places % d_sae, pre.flatten()[places].relu()
-    )
-    found = kernels.sparse_step(x, w, codes, torch.float32)
-    agree(found, plain(x, w, batch_k=k))
+    codes = chosen(x, w, k, floor)
+    pre = ((x - w.b_dec) @ w.W_enc + w.b_enc).flatten()
+    expected = pre.topk(k * count)[1]
+    expected = expected[pre[expected] > floor].sort()[0]
+    assert torch.equal(codes.tokens() * d_sae + codes.indices, expected)
+    torch.testing.assert_close(codes.values, pre[expected])
+    if floor == 0:
+        found = kernels.sparse_step(x, w, codes, torch.float32)
+        agree(found, plain(x, w, batch_k=k))
+
+
+def test_candidates_stay_few_and_the_first_of_equal_ones(backend):
+    """Searched slice by slice, as if over the whole batch at once."""
+    count, most = 3 * reference.SLICE + 5, 700
+    x, w = draw(count, 4).round(), weights(4, 90)
+    w = kernels.Weights(*((part * 2).round() / 2 for part in w))
+    found = kernels.candidates(x, w, 0.0, most, torch.float32)
+    assert most <= len(found.values) <= 2 * most
+    pre = ((x - w.b_dec) @ w.W_enc + w.b_enc).flatten()
+    order = pre.sort(descending=True, stable=True)[1][:most].sort()[0]
+    assert (pre == pre[order].min()).sum() > 1  # ties at the cut
+    kept = found.keep(kernels.largest(found.values, most))
+    assert torch.equal(kept.tokens() * 90 + kept.indices, order)
 
 
 @pytest.mark.parametrize("kind", ["topk", "dense", "sparse"])
@@ -133,7 +155,7 @@ def test_bfloat16_follows_float32(backend, kind):
     low = reference.lowered(w, torch.bfloat16)
     same = step(torch.bfloat16, low)
     assert torch.equal(same.gradients.W_dec, coarse.gradients.W_dec)
-    shifted = low._replace(b_enc=low.b_enc + 1)  # and it is what is read
+    shifted = low._replace(W_enc=low.W_enc + 1)  # and it is what is read
     assert not torch.equal(step(torch.bfloat16, shifted).error, same.error)
 
 
@@ -189,17 +211,12 @@ def test_top_k_passes_gradients_on(backend):
     assert torch.equal(pre.grad, expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape,n", [((40, 4099), 900), ((1, 7), 3),
-                                     ((5, 19), 95), ((600, 33), 1)],
-                         )  # fmt: skip
-def test_batch_top_k_finds_the_largest(backend, dtype, shape, n):
-    pre = draw(*shape).to(dtype)
-    places = kernels.batch_top_k(pre, n)
-    assert len(places) == n and (places.diff() > 0).all()
-    expected = pre.flatten().sort(descending=True)[0][:n]
-    found = pre.flatten()[places].sort(descending=True)[0]
-    assert torch.equal(found, expected)
+@pytest.mark.parametrize("count", [1, 5, 8, 9, 20])
+def test_largest_takes_the_first_of_equal_ones(count):
+    values = torch.tensor([2.0, 1, 3, 1, 1, torch.nan, 3, 1, 0])
+    order = values.nan_to_num(9).sort(descending=True, stable=True)[1]
+    kept = kernels.largest(values, count)
+    assert sorted(order[:count].tolist()) == kept.nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

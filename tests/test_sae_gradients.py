@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from helpers import sae
-from helpers.sae import steps
+from helpers import kernels, sae
+from helpers.kernels import native, reference, thresholded
 
 CASES = [(7, 19, 3, 5), (6, 20, 3, 37), (5, 7, 7, 11), (16, 256, 8, 40)]
 JUMP = {"l0": 0.3, "bandwidth": 1.0, "threshold": 0.4}
@@ -20,6 +20,14 @@ KINDS = {
     "matryoshka": (sae.MatryoshkaSAE, {}),
 }
 RANKED = {"topk", "batchtopk", "matryoshka"}
+
+
+@pytest.fixture(autouse=True, params=["reference", "native"])
+def backend(request, monkeypatch):
+    """Each backend in turn; native only where it can be compiled."""
+    monkeypatch.setenv(kernels.CHOICE, request.param)
+    if kernels.backend() != request.param:
+        pytest.skip("no working C++ compiler")
 
 
 class Step(torch.autograd.Function):
@@ -143,8 +151,9 @@ def test_gradients_are_those_of_autograd(name, d_in, d_sae, k, count):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_slices_of_the_batch_add_up(name, monkeypatch):
-    monkeypatch.setattr(steps, "SLICE", 3)
-    monkeypatch.setattr(steps, "DENSE_SLICE", 4)
+    monkeypatch.setattr(reference, "DENSE_SLICE", 4)
+    for module in (reference, native, thresholded):
+        monkeypatch.setattr(module, "SLICE", 3)
     check(make(name, 7, 19), points(11, 7))
 
 

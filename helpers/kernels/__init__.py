@@ -15,17 +15,33 @@ from functools import cache
 import torch
 
 from helpers.errors import unknown
-from helpers.kernels import native, reference
-from helpers.kernels.reference import Codes, Result, Weights
+from helpers.kernels import adam, native, reference
+from helpers.kernels.types import (
+    Codes,
+    GatedWeights,
+    JumpReLUWeights,
+    Matrices,
+    Penalty,
+    Result,
+    Weights,
+)
 
 __all__ = [
     "Adam",
     "Codes",
+    "GatedWeights",
+    "JumpReLUWeights",
+    "Matrices",
+    "Penalty",
     "Result",
     "Weights",
     "backend",
-    "batch_top_k",
+    "candidates",
     "encode_topk",
+    "gated_step",
+    "jumprelu_step",
+    "largest",
+    "nested_step",
     "relu_step",
     "sparse_step",
     "top_k",
@@ -47,12 +63,18 @@ def backend() -> str:
 
 def top_k(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest of each row of [batch, d_sae]: values and indices."""
-    return _of(native.ranks(pre, k, pre.shape[-1])).top_k(pre, k)
+    return _of(native.ranks(pre, k)).top_k(pre, k)
 
 
-def batch_top_k(pre: torch.Tensor, n: int) -> torch.Tensor:
-    """Places of the n largest of [batch, d_sae], flattened, rising."""
-    return _of(native.ranks(pre, n, pre.numel())).batch_top_k(pre, n)
+def largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Which are the ``count`` largest, the first of equal ones: bool."""
+    return _of(native.holds(values)).largest(values, count)
+
+
+def candidates(x, w, floor, most, dtype, low=None) -> Codes:
+    """Codes above a floor, the ``most`` largest among them."""
+    backend = _of(native.takes(x, w))
+    return backend.candidates(x, w, floor, most, dtype, low)
 
 
 def encode_topk(x, w, k, dtype, low=None):
@@ -70,14 +92,30 @@ def sparse_step(x, w, codes, dtype, low=None) -> Result:
     return _of(native.takes(x, w)).sparse_step(x, w, codes, dtype, low)
 
 
+def nested_step(x, w, codes, widths, dtype, low=None) -> Result:
+    """The same of nested dictionaries, of the first m latents each."""
+    backend = _of(native.takes(x, w))
+    return backend.nested_step(x, w, codes, widths, dtype, low)
+
+
 def relu_step(x, w, l1, dtype, low=None) -> Result:
     """Error, firings and gradients of an L1 SAE on a batch."""
     return _of(native.takes(x, w)).relu_step(x, w, l1, dtype, low)
 
 
+def jumprelu_step(x, w, penalty, dtype, low=None) -> Result:
+    """Error, firings and gradients of a JumpReLU SAE on a batch."""
+    return _of(native.takes(x, w)).jumprelu_step(x, w, penalty, dtype, low)
+
+
+def gated_step(x, w, l1, dtype, low=None) -> Result:
+    """Error, firings and gradients of a Gated SAE on a batch."""
+    return _of(native.takes(x, w)).gated_step(x, w, l1, dtype, low)
+
+
 def Adam(parameters, betas=(0.9, 0.999), dtype=torch.float32,
-         unit_rows=("W_dec",)) -> reference.Adam:  # fmt: skip
-    """The optimiser of an SAE; see ``reference.Adam``."""
+         unit_rows=("W_dec",)) -> adam.Adam:  # fmt: skip
+    """The optimiser of an SAE; see ``adam.Adam``."""
     fits = all(native.holds(value) for value in parameters.values())
     return _of(fits).Adam(parameters, betas, dtype, unit_rows)
 

@@ -34,9 +34,7 @@ class _Store:
                 break
         else:
             self._forget()
-            block = mmap.mmap(-1, size)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                block.madvise(mmap.MADV_HUGEPAGE)
+            block = _map(size)
             self.blocks.setdefault(size, []).append(block)
         self.taken[id(block)] = self.requests
         return block
@@ -53,6 +51,18 @@ class _Store:
 
 
 _store = _Store()
+
+
+def _map(size: int) -> mmap.mmap:
+    """A new block, of huge pages where the system has them: rows read here
+    and there then cost no look-up of their page.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, size)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared ones stay small
+    block = mmap.mmap(-1, size, flags=flags)
+    block.madvise(mmap.MADV_HUGEPAGE)
+    return block
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

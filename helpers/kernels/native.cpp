@@ -108,10 +108,19 @@ K kth_largest(const K* keys, long blocks, long k) {
   return K(found ^ sign);
 }
 
-// The keys of a row, filled up to whole blocks.
+// The sum in the precision of its first part.
 template <class T>
-void read_keys(const T* row, long width, Key<T>* keys) {
-  for (long i = 0; i < width; ++i) keys[i] = key(row[i]);
+inline T sum(T value, float bias) {
+  T found;
+  write(&found, read(value) + bias);
+  return found;
+}
+
+// The keys of a row of products plus biases, filled up to whole blocks.
+template <class T>
+void read_keys(const T* row, const float* bias, long width, Key<T>* keys) {
+#pragma omp simd
+  for (long i = 0; i < width; ++i) keys[i] = key(sum(row[i], bias[i]));
   std::fill(keys + width, keys + blocks_of(width) * LANES, NONE<Key<T>>);
 }
 
@@ -156,10 +165,11 @@ void keep_largest(std::vector<K>& keys, Index* candidates, long n, long k) {
       candidates[kept++] = candidates[i];
 }
 
-// The k largest of each row, in order of their indices; values after ReLU.
+// The k largest of each row plus biases, in order of their indices; values
+// after ReLU.
 template <class T>
-void top_k(const T* pre, long rows, long width, long k, int32_t* indices,
-           float* values, long threads) {
+void top_k(const T* pre, const float* bias, long rows, long width, long k,
+           int32_t* indices, float* values, long threads) {
   using K = Key<T>;
   const long blocks = blocks_of(width), groups = groups_for(k, blocks);
 #pragma omp parallel num_threads(threads)
@@ -168,7 +178,7 @@ void top_k(const T* pre, long rows, long width, long k, int32_t* indices,
     std::vector<int32_t> found(width);
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; ++r) {
-      read_keys(pre + r * width, width, keys.data());
+      read_keys(pre + r * width, bias, width, keys.data());
       group_maxima(keys.data(), blocks, groups, best.data());
       const K bound = kth_largest(best.data(), groups, k);
       const long n = collect(keys.data(), blocks, bound, found.data());
@@ -179,88 +189,83 @@ void top_k(const T* pre, long rows, long width, long k, int32_t* indices,
       }
       for (long i = 0; i < k; ++i) {
         indices[r * k + i] = found[i];
-        const float value = read(pre[r * width + found[i]]);
+        const long j = found[i];
+        const float value = read(sum(pre[r * width + j], bias[j]));
         values[r * k + i] = value < 0 ? 0.0f : value;
       }
     }
   }
 }
 
-// The n largest of all rows together, as places in the flattened array.
+// ---- Codes above a threshold -------------------------------------------
+
+// How a code stands to its latent's threshold. NaN is active: never lost.
+inline bool active(float value, float threshold) {
+  return !(value <= threshold);
+}
+inline bool near(float value, float threshold, float half) {
+  return std::fabs(value - threshold) < half;
+}
+
+// Marks the codes of each row, products plus biases, that are active or
+// nearer than `half` to their threshold (one bit each); counts both kinds.
 template <class T>
-void batch_top_k(const T* pre, long rows, long width, long n,
-                 int64_t* places, long threads) {
-  using K = Key<T>;
+void mark(const T* pre, const float* bias, const float* threshold,
+          float half, long rows, long width, uint32_t* marks,
+          int64_t* marked, int64_t* found, long threads) {
   const long blocks = blocks_of(width);
-  const long groups = groups_for((n + rows - 1) / rows, blocks);
-  std::vector<K> best(rows * groups * LANES);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<K> keys(blocks * LANES);
+    std::vector<int16_t> kind(blocks * LANES);  // 2: active, 1: near
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; ++r) {
-      read_keys(pre + r * width, width, keys.data());
-      group_maxima(keys.data(), blocks, groups,
-                   best.data() + r * groups * LANES);
-    }
-  }
-  const K bound = kth_largest(best.data(), rows * groups, n);
-  std::vector<std::vector<int64_t>> found(threads);
-  std::vector<std::vector<K>> chosen(threads);
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (long t = 0; t < threads; ++t) {
-    std::vector<K> keys(blocks * LANES);
-    std::vector<int32_t> columns(width);
-    for (long r = rows * t / threads; r < rows * (t + 1) / threads; ++r) {
-      read_keys(pre + r * width, width, keys.data());
-      const long m = collect(keys.data(), blocks, bound, columns.data());
-      for (long i = 0; i < m; ++i) {
-        found[t].push_back(r * width + columns[i]);
-        chosen[t].push_back(keys[columns[i]]);
+      const T* row = pre + r * width;
+#pragma omp simd
+      for (long j = 0; j < width; ++j) {
+        const float value = read(row[j]) + bias[j];
+        kind[j] = int16_t(2 * active(value, threshold[j]) |
+                          near(value, threshold[j], half));
+      }
+      marked[r] = found[r] = 0;
+      for (long b = 0; b < blocks; ++b) {
+        const int16_t* block = kind.data() + b * LANES;
+        marks[r * blocks + b] = at_least(block, int16_t(1));
+        marked[r] += __builtin_popcount(marks[r * blocks + b]);
+        found[r] += __builtin_popcount(at_least(block, int16_t(2)));
       }
     }
   }
-  for (long t = 1; t < threads; ++t) {
-    found[0].insert(found[0].end(), found[t].begin(), found[t].end());
-    chosen[0].insert(chosen[0].end(), chosen[t].begin(), chosen[t].end());
-  }
-  keep_largest(chosen[0], found[0].data(), long(found[0].size()), n);
-  std::copy(found[0].data(), found[0].data() + n, places);
 }
 
-// Positive (or NaN) codes of each row: counts first, then the lists.
+// Lists the marked codes, those of row r from offsets[r] on.
 template <class T>
-void count_positive(const T* pre, long rows, long width, int64_t* counts,
-                    long threads) {
+void list_marked(const T* pre, const float* bias, const uint32_t* marks,
+                 long rows, long width, const int64_t* offsets,
+                 int32_t* indices, float* values, long threads) {
   const long blocks = blocks_of(width);
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<Key<T>> keys(blocks * LANES);
-#pragma omp for schedule(static)
-    for (long r = 0; r < rows; ++r) {
-      read_keys(pre + r * width, width, keys.data());
-      counts[r] = count(keys.data(), blocks, Key<T>(1));
-    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long r = 0; r < rows; ++r) {
+    long place = offsets[r];
+    for (long b = 0; b < blocks; ++b)
+      for (uint32_t m = marks[r * blocks + b]; m; m &= m - 1) {
+        const long j = b * LANES + __builtin_ctz(m);
+        indices[place] = int32_t(j);
+        values[place++] = read(pre[r * width + j]) + bias[j];
+      }
   }
 }
 
-template <class T>
-void list_positive(const T* pre, long rows, long width,
-                   const int64_t* offsets, int32_t* indices, float* values,
-                   long threads) {
-  const long blocks = blocks_of(width);
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<Key<T>> keys(blocks * LANES);
-#pragma omp for schedule(static)
-    for (long r = 0; r < rows; ++r) {
-      int32_t* found = indices + offsets[r];
-      read_keys(pre + r * width, width, keys.data());
-      const long n = collect(keys.data(), blocks, Key<T>(1), found);
-      for (long i = 0; i < n; ++i)
-        values[offsets[r] + i] = read(pre[r * width + found[i]]);
-    }
-  }
+// Which of n values are the `most` largest, the first of equal ones.
+void mark_largest(const float* values, long n, long most, uint8_t* largest,
+                  long) {
+  const long blocks = blocks_of(n);
+  std::vector<int32_t> keys(blocks * LANES, NONE<int32_t>);
+  for (long i = 0; i < n; ++i) keys[i] = key(values[i]);
+  const int32_t last = kth_largest(keys.data(), blocks, most);
+  const bool top = last == std::numeric_limits<int32_t>::max();
+  long ties = most - (top ? 0 : count(keys.data(), blocks, last + 1));
+  for (long i = 0; i < n; ++i)
+    largest[i] = keys[i] > last || (keys[i] == last && ties-- > 0);
 }
 
 // ---- Sparse decoder and its gradients ----------------------------------
@@ -298,10 +303,10 @@ void add_rows(float* sum, const T* table, long width, const int32_t* rows,
   }
 }
 
-// out[i] = <vector, row i> + shift.
+// out[i] = <vector, row i>.
 template <class T>
 void dot_rows(const float* vector, const T* table, long width,
-              const int32_t* rows, long n, float shift, float* out) {
+              const int32_t* rows, long n, float* out) {
   long i = 0;
   for (; i + 4 <= n; i += 4) {
     const T *a = table + rows[i] * width, *b = table + rows[i + 1] * width;
@@ -314,47 +319,69 @@ void dot_rows(const float* vector, const T* table, long width,
       sc += vector[j] * read(c[j]);
       sd += vector[j] * read(d[j]);
     }
-    out[i] = sa + shift, out[i + 1] = sb + shift;
-    out[i + 2] = sc + shift, out[i + 3] = sd + shift;
+    out[i] = sa, out[i + 1] = sb, out[i + 2] = sc, out[i + 3] = sd;
   }
   for (; i < n; ++i) {
     const T* a = table + rows[i] * width;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (long j = 0; j < width; ++j) sum += vector[j] * read(a[j]);
-    out[i] = sum + shift;
+    out[i] = sum;
   }
 }
 
-// error = sum_k value * W_dec[index] + b_dec - x, its scaled copy in T, and
-// the gradient of each listed value: <scale * error, W_dec[index]> + penalty.
+// For each token and each level l of a nested dictionary (latents below
+// ends[l]): error_l = sum value * W_dec[index] + b_dec - x; how steeply the
+// loss rises with what the level adds: scale * sum_{m >= l} error_m, in T;
+// and the gradient of each listed value, the product of that and its row of
+// W_dec. `error` is the last level's, `total` the sum over levels.
 template <class T>
 void decode(const int64_t* offsets, const int32_t* indices,
             const float* values, const T* W_dec, const float* b_dec,
-            const float* x, long tokens, long d_in, float scale,
-            float penalty, float* error, T* slope, float* d_values,
-            long threads) {
+            const float* x, const int64_t* ends, long levels, long tokens,
+            long d_in, float scale, float* error, float* total, T* slope,
+            float* d_values, long threads) {
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> scaled(d_in);
+    std::vector<float> errors(levels * d_in), scaled(d_in);
+    std::vector<int64_t> starts(levels + 1);
 #pragma omp for schedule(static)
     for (long t = 0; t < tokens; ++t) {
-      const long from = offsets[t], n = offsets[t + 1] - from;
-      float* row = error + t * d_in;
-      for (long j = 0; j < d_in; ++j) row[j] = b_dec[j] - x[t * d_in + j];
-      add_rows(row, W_dec, d_in, indices + from, values + from, n);
-      for (long j = 0; j < d_in; ++j) {
-        scaled[j] = row[j] * scale;
-        write(slope + t * d_in + j, scaled[j]);
+      const float* row = x + t * d_in;
+      float* last = errors.data();
+      for (long j = 0; j < d_in; ++j) last[j] = b_dec[j] - row[j];
+      starts[0] = offsets[t];
+      for (long l = 0; l < levels; ++l) {
+        if (l) last = std::copy(last, last + d_in, last + d_in) - d_in;
+        long end = l + 1 < levels ? starts[l] : offsets[t + 1];
+        while (end < offsets[t + 1] && indices[end] < ends[l]) ++end;
+        add_rows(last, W_dec, d_in, indices + starts[l], values + starts[l],
+                 end - starts[l]);
+        starts[l + 1] = end;
       }
-      dot_rows(scaled.data(), W_dec, d_in, indices + from, n, penalty,
-               d_values + from);
+      float* sum = total + t * d_in;
+      std::copy(last, last + d_in, error + t * d_in);
+      std::fill(sum, sum + d_in, 0.0f);
+      for (long l = levels - 1; l >= 0; --l) {
+        for (long j = 0; j < d_in; ++j) {
+          sum[j] += errors[l * d_in + j];
+          scaled[j] = sum[j] * scale;
+          write(slope + (l * tokens + t) * d_in + j, scaled[j]);
+        }
+        dot_rows(scaled.data(), W_dec, d_in, indices + starts[l],
+                 starts[l + 1] - starts[l], d_values + starts[l]);
+      }
     }
   }
 }
 
-// Counting sort of the entries with values != 0 by latent, stable in the
-// tokens: starts [d_sae + 1], and token, value and gradient of each entry.
+// Whether an entry changes any weight's gradient.
+inline bool counts(float value, float gradient) {
+  return value != 0 || gradient != 0;
+}
+
+// Counting sort by latent of the entries that count, stable in the tokens:
+// starts [d_sae + 1], and token, value and gradient of each entry.
 void transpose(const int64_t* offsets, const int32_t* indices,
                const float* values, const float* d_values, long tokens,
                long d_sae, int64_t* starts, int32_t* by_token,
@@ -365,7 +392,7 @@ void transpose(const int64_t* offsets, const int32_t* indices,
   for (long p = 0; p < threads; ++p) {
     int64_t* mine = next.data() + p * d_sae;
     for (long i = offsets[first(p)]; i < offsets[first(p + 1)]; ++i)
-      mine[indices[i]] += values[i] != 0;
+      mine[indices[i]] += counts(values[i], d_values[i]);
   }
   int64_t total = 0;
   for (long latent = 0; latent < d_sae; ++latent) {
@@ -382,7 +409,7 @@ void transpose(const int64_t* offsets, const int32_t* indices,
     int64_t* mine = next.data() + p * d_sae;
     for (long t = first(p); t < first(p + 1); ++t)
       for (long i = offsets[t]; i < offsets[t + 1]; ++i) {
-        if (values[i] == 0) continue;
+        if (!counts(values[i], d_values[i])) continue;
         const int64_t place = mine[indices[i]]++;
         by_token[place] = int32_t(t);
         by_value[place] = values[i];
@@ -391,86 +418,168 @@ void transpose(const int64_t* offsets, const int32_t* indices,
   }
 }
 
-// For each latent, over the tokens it is active on: dW_dec = sum value *
-// slope, dW_enc = sum gradient * centred, db_enc = sum gradient, firings.
-// With `add`, on top of what is there.
+// For each latent, over the tokens it is listed for: dW_dec = sum value *
+// slope (that of the latent's level), dW_enc = sum gradient * centred, the
+// sum of the gradients, and the tokens with value != 0. With `add`, on top
+// of what is there.
 template <class T>
 void gather(const int64_t* starts, const int32_t* by_token,
             const float* by_value, const float* by_gradient, const T* slope,
-            const T* centred, long d_sae, long d_in, long add, float* d_dec,
-            float* d_enc, float* d_bias, float* firings, long threads) {
+            const T* centred, const int64_t* ends, long levels, long tokens,
+            long d_sae, long d_in, long add, float* d_enc, float* d_dec,
+            float* d_pre, float* firings, long threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
   for (long latent = 0; latent < d_sae; ++latent) {
     const long from = starts[latent], n = starts[latent + 1] - from;
+    const long level = std::upper_bound(ends, ends + levels, latent) - ends;
     float *dec = d_dec + latent * d_in, *enc = d_enc + latent * d_in;
     if (!add) {
       std::fill(dec, dec + d_in, 0.0f);
       std::fill(enc, enc + d_in, 0.0f);
-      d_bias[latent] = firings[latent] = 0;
+      d_pre[latent] = firings[latent] = 0;
     }
-    add_rows(dec, slope, d_in, by_token + from, by_value + from, n);
+    add_rows(dec, slope + level * tokens * d_in, d_in, by_token + from,
+             by_value + from, n);
     add_rows(enc, centred, d_in, by_token + from, by_gradient + from, n);
-    for (long i = from; i < from + n; ++i) d_bias[latent] += by_gradient[i];
-    firings[latent] += float(n);
+    for (long i = from; i < from + n; ++i) {
+      d_pre[latent] += by_gradient[i];
+      firings[latent] += by_value[i] != 0;
+    }
   }
 }
 
-// sum[j] += sum_i weights[i] * table[i][j], column by column.
-void sum_rows(const float* table, const float* weights, long rows,
-              long width, float* sum, long threads) {
-  constexpr long columns = 64;
+// ---- Vectors -----------------------------------------------------------
+
+// centred = x - b_dec, row by row.
+template <class T>
+void centre(const float* x, const float* b_dec, long rows, long width,
+            T* centred, long threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (long from = 0; from < width; from += columns) {
-    const long end = std::min(from + columns, width);
-    for (long r = 0; r < rows; ++r) {
+  for (long r = 0; r < rows; ++r)
+    for (long j = 0; j < width; ++j)
+      write(centred + r * width + j, x[r * width + j] - b_dec[j]);
+}
+
+// sum[j] += sum_i weights[i] * table[i][j], in as many parts as there are
+// CHUNKS, added up in their order.
+void weigh_rows(const float* table, const float* weights, long rows,
+                long width, float* sum, long threads) {
+  constexpr long CHUNKS = 16;
+  std::vector<float> parts(CHUNKS * width, 0.0f);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long c = 0; c < CHUNKS; ++c) {
+    float* part = parts.data() + c * width;
+    for (long r = rows * c / CHUNKS; r < rows * (c + 1) / CHUNKS; ++r) {
       const float weight = weights[r];
 #pragma omp simd
-      for (long j = from; j < end; ++j)
-        sum[j] += weight * table[r * width + j];
+      for (long j = 0; j < width; ++j)
+        part[j] += weight * table[r * width + j];
+    }
+  }
+  for (long c = 0; c < CHUNKS; ++c)
+    for (long j = 0; j < width; ++j) sum[j] += parts[c * width + j];
+}
+
+// ---- Dense codes -------------------------------------------------------
+// Latents in columns, so that one thread sums each over all tokens.
+
+constexpr long COLUMNS = 512;  // latents that one thread sums at a time
+
+// f = product plus bias where that is active, else 0; `f` may be `pre`.
+template <class T>
+void jump(const T* pre, const float* bias, const float* threshold, long rows,
+          long width, T* f, long threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long r = 0; r < rows; ++r) {
+    const T* row = pre + r * width;
+    T* code = f + r * width;
+#pragma omp simd
+    for (long j = 0; j < width; ++j) {
+      const float value = read(row[j]) + bias[j];
+      write(code + j, active(value, threshold[j]) ? value : 0.0f);
     }
   }
 }
 
-// ---- Dense ReLU codes --------------------------------------------------
-
-constexpr long COLUMNS = 256;  // latents that one thread sums at a time
-
-// ReLU in place; firings += tokens each latent is active on.
+// Turns d_f, the slope of the squared error in each code, into that of the
+// loss before the threshold: d_f + penalty where active. Adds up over the
+// tokens: it; where near, the pull d_f * threshold + price[token]; firings.
 template <class T>
-void rectify(T* pre, long rows, long width, float* firings, long threads) {
+void jump_back(const T* pre, const T* f, const float* bias,
+               const float* threshold, float half, const float* price,
+               float penalty, long rows, long width, T* d_f, float* d_pre,
+               float* pull, float* firings, long threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long from = 0; from < width; from += COLUMNS) {
-    const long n = std::min(COLUMNS, width - from);
+    const long end = std::min(from + COLUMNS, width);
     for (long r = 0; r < rows; ++r) {
-      T* row = pre + r * width + from;
-      float* fired = firings + from;
+      const T *row = pre + r * width, *code = f + r * width;
+      T* slope = d_f + r * width;
+      const float paid = price[r];
 #pragma omp simd
-      for (long j = 0; j < n; ++j) {
-        const float value = read(row[j]);
-        write(row + j, value < 0 ? 0.0f : value);
-        fired[j] += value > 0 ? 1.0f : 0.0f;
+      for (long j = from; j < end; ++j) {
+        const bool fires = read(code[j]) != 0;
+        const float value = read(row[j]) + bias[j];
+        const float raw = read(slope[j]), kept = fires ? raw + penalty : 0;
+        const float pulled = raw * threshold[j] + paid;
+        pull[j] += near(value, threshold[j], half) ? pulled : 0;
+        d_pre[j] += kept;
+        firings[j] += fires ? 1.0f : 0.0f;
+        write(slope + j, kept);
       }
     }
   }
 }
 
-// slope = (slope + penalty) where f > 0, else 0; d_bias += its sum.
+// Gated codes from `shared` = c W_enc: the gate after ReLU, and the
+// magnitude after ReLU where the gate is open.
 template <class T>
-void rectify_back(const T* f, T* slope, long rows, long width,
-                  float penalty, float* d_bias, long threads) {
+void gate(const T* shared, const float* b_gate, const float* ratio,
+          const float* b_mag, long rows, long width, T* gates, T* f,
+          long threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long r = 0; r < rows; ++r) {
+    const T* row = shared + r * width;
+    T *opened = gates + r * width, *code = f + r * width;
+#pragma omp simd
+    for (long j = 0; j < width; ++j) {
+      const float value = read(row[j]), mag = value * ratio[j] + b_mag[j];
+      const bool open = active(value, -b_gate[j]);
+      write(opened + j, open ? value + b_gate[j] : 0.0f);
+      write(code + j, open && !(mag <= 0) ? mag : 0.0f);
+    }
+  }
+}
+
+// Turns d_gate and d_f, the slopes in both codes, into that in `shared` (in
+// place of d_f). Adds up over the tokens: it; those in b_gate, b_mag and in
+// the ratio; firings.
+template <class T>
+void gate_back(const T* shared, const T* f, const float* b_gate,
+               const float* ratio, float penalty, long rows, long width,
+               const T* d_gate, T* d_f, float* d_pre, float* by_gate,
+               float* by_mag, float* by_ratio, float* firings,
+               long threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long from = 0; from < width; from += COLUMNS) {
-    const long n = std::min(COLUMNS, width - from);
+    const long end = std::min(from + COLUMNS, width);
     for (long r = 0; r < rows; ++r) {
-      const T* code = f + r * width + from;
-      T* row = slope + r * width + from;
-      float* sum = d_bias + from;
+      const T *row = shared + r * width, *code = f + r * width;
+      const T* slope_gate = d_gate + r * width;
+      T* slope = d_f + r * width;
 #pragma omp simd
-      for (long j = 0; j < n; ++j) {
-        const float shifted = read(row[j]) + penalty;
-        const float kept = read(code[j]) > 0 ? shifted : 0.0f;
-        write(row + j, kept);
-        sum[j] += kept;
+      for (long j = from; j < end; ++j) {
+        const bool open = active(read(row[j]), -b_gate[j]);
+        const bool fires = read(code[j]) != 0;
+        const float gated = open ? read(slope_gate[j]) + penalty : 0;
+        const float mag = fires ? read(slope[j]) : 0;
+        const float kept = gated + mag * ratio[j];
+        d_pre[j] += kept;
+        by_gate[j] += gated;
+        by_mag[j] += mag;
+        by_ratio[j] += mag * read(row[j]);
+        firings[j] += fires ? 1.0f : 0.0f;
+        write(slope + j, kept);
       }
     }
   }
@@ -499,8 +608,10 @@ float adam_row(float* w, float* m, float* v, const float* g, long width,
 
 // Adam on every row; with `unit`, the gradient's component along the row is
 // taken out before and the row made unit after. `low`: a bf16 copy, or null.
-void adam(float* w, float* m, float* v, const float* g, long rows,
-          long width, long unit, const Rates& rate, bf16* low, long threads) {
+void adam_rows(float* w, float* m, float* v, const float* g, long rows,
+               long width, long unit, float beta1, float beta2, float step,
+               float root, float eps, bf16* low, long threads) {
+  const Rates rate = {beta1, beta2, step, root, eps};
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long r = 0; r < rows; ++r) {
     float* row = w + r * width;
@@ -522,73 +633,28 @@ void adam(float* w, float* m, float* v, const float* g, long rows,
 
 }  // namespace
 
-#define BOTH(T, SUFFIX)                                                      \
-  void top_k_##SUFFIX(const T* pre, long rows, long width, long k,           \
-                      int32_t* indices, float* values, long threads) {       \
-    top_k(pre, rows, width, k, indices, values, threads);                    \
-  }                                                                          \
-  void batch_top_k_##SUFFIX(const T* pre, long rows, long width, long n,     \
-                            int64_t* places, long threads) {                  \
-    batch_top_k(pre, rows, width, n, places, threads);                       \
-  }                                                                          \
-  void count_positive_##SUFFIX(const T* pre, long rows, long width,          \
-                               int64_t* counts, long threads) {               \
-    count_positive(pre, rows, width, counts, threads);                       \
-  }                                                                          \
-  void list_positive_##SUFFIX(const T* pre, long rows, long width,           \
-                              const int64_t* offsets, int32_t* indices,      \
-                              float* values, long threads) {                  \
-    list_positive(pre, rows, width, offsets, indices, values, threads);      \
-  }                                                                          \
-  void decode_##SUFFIX(const int64_t* offsets, const int32_t* indices,       \
-                       const float* values, const T* W_dec,                  \
-                       const float* b_dec, const float* x, long tokens,      \
-                       long d_in, float scale, float penalty, float* error,  \
-                       T* slope, float* d_values, long threads) {             \
-    decode(offsets, indices, values, W_dec, b_dec, x, tokens, d_in, scale,   \
-           penalty, error, slope, d_values, threads);                        \
-  }                                                                          \
-  void gather_##SUFFIX(const int64_t* starts, const int32_t* by_token,       \
-                       const float* by_value, const float* by_gradient,      \
-                       const T* slope, const T* centred, long d_sae,         \
-                       long d_in, long add, float* d_dec, float* d_enc,       \
-                       float* d_bias, float* firings, long threads) {         \
-    gather(starts, by_token, by_value, by_gradient, slope, centred, d_sae,   \
-           d_in, add, d_dec, d_enc, d_bias, firings, threads);               \
-  }                                                                          \
-  void rectify_##SUFFIX(T* pre, long rows, long width, float* firings,       \
-                        long threads) {                                       \
-    rectify(pre, rows, width, firings, threads);                             \
-  }                                                                          \
-  void rectify_back_##SUFFIX(const T* f, T* slope, long rows, long width,    \
-                             float penalty, float* d_bias, long threads) {    \
-    rectify_back(f, slope, rows, width, penalty, d_bias, threads);           \
-  }
+// ---- What Python sees: pointers to functions ---------------------------
+
+#define BOTH(name)                \
+  auto* name##_f32 = &name<float>; \
+  auto* name##_bf16 = &name<bf16>;
+#define ONE(name) auto* name##_only = &name;
 
 extern "C" {
 
-BOTH(float, f32)
-BOTH(bf16, bf16)
-
-void transpose_entries(const int64_t* offsets, const int32_t* indices,
-                       const float* values, const float* d_values,
-                       long tokens, long d_sae, int64_t* starts,
-                       int32_t* by_token, float* by_value,
-                       float* by_gradient, long threads) {
-  transpose(offsets, indices, values, d_values, tokens, d_sae, starts,
-            by_token, by_value, by_gradient, threads);
-}
-
-void weigh_rows(const float* table, const float* weights, long rows,
-                long width, float* sum, long threads) {
-  sum_rows(table, weights, rows, width, sum, threads);
-}
-
-void adam_rows(float* w, float* m, float* v, const float* g, long rows,
-               long width, long unit, float beta1, float beta2, float step,
-               float root, float eps, bf16* low, long threads) {
-  adam(w, m, v, g, rows, width, unit, {beta1, beta2, step, root, eps}, low,
-       threads);
-}
+BOTH(top_k)
+BOTH(mark)
+BOTH(list_marked)
+BOTH(decode)
+BOTH(gather)
+BOTH(centre)
+BOTH(jump)
+BOTH(jump_back)
+BOTH(gate)
+BOTH(gate_back)
+ONE(mark_largest)
+ONE(transpose)
+ONE(weigh_rows)
+ONE(adam_rows)
 
 }  // extern "C"

@@ -38,6 +38,7 @@ class SAE(torch.nn.Module):
     """
 
     architecture = ""  # SAELens' name of what is trained
+    trains = kernels.Weights  # its parameters
     revives = False  # whether AuxK is to revive its dead latents
     is_unit_decoder = True  # the loop makes W_dec's rows unit at each step
     scaled = ("b_enc", "b_dec")  # divided when a scale is folded
@@ -63,13 +64,14 @@ class SAE(torch.nn.Module):
         self,
         x: torch.Tensor,
         dtype: torch.dtype = torch.float32,
-        low: kernels.Weights | None = None,
+        low: kernels.Matrices | None = None,
     ) -> kernels.Result:
         """Error, firings and gradients of the training loss on a batch.
 
         ``x``: [batch, d_in], float32. Matrix products run in ``dtype``,
         weights, sums and gradients (by parameter name) stay float32.
-        ``low``: the weights in ``dtype``, where they are at hand.
+        ``low``: the matrices in ``dtype``, where they are at hand
+        (``kernels.Adam.low``).
         InputError for a published SAE of another convention.
         """
         if self.convention != OURS:
@@ -132,10 +134,10 @@ class SAE(torch.nn.Module):
                 "SAE trained there"
             )
 
-    def weights(self) -> kernels.Weights:
-        """The four common parameters, detached: what a step reads."""
-        parts = self.W_enc, self.b_enc, self.W_dec, self.b_dec
-        return kernels.Weights(*(part.detach() for part in parts))
+    def weights(self) -> tuple[torch.Tensor, ...]:
+        """The parameters, detached, as a step reads them."""
+        parts = self.named_parameters()
+        return self.trains(**{name: part.detach() for name, part in parts})
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:
@@ -188,6 +190,22 @@ class SAE(torch.nn.Module):
 
     def _step(self, x, dtype, low) -> kernels.Result:
         raise NotImplementedError
+
+
+class PenalisedSAE(SAE):
+    """One whose codes are kept few by an L1 penalty, in sum units."""
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        hook_point: str,
+        l1: float = 0.0,
+        seed: int = 0,
+    ):
+        check_positive("l1", l1, zero=True)
+        super().__init__(d_in, d_sae, hook_point, seed)
+        self.l1 = l1
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:

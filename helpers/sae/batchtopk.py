@@ -10,13 +10,12 @@ import torch
 
 from helpers import kernels
 from helpers.errors import InputError
-from helpers.sae import steps
 from helpers.sae.base import SAE, check_k, directions
 
 # Share of the threshold's running mean kept at each step. One step's value,
 # a quantile of k * batch codes, hardly varies; what it must not do is lag.
 KEPT = 0.9
-MARGIN = 0.9  # candidates start at this share of the last step's cut
+MARGIN = 0.95  # candidates start at this share of the last step's cut
 # Widths of the nested dictionaries (Bussmann et al.: 2048 ... of 65536).
 PREFIXES = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0)
 
@@ -96,27 +95,25 @@ class BatchTopKSAE(SAE):
         return rows.clone(), rows
 
     def _step(self, x, dtype, low):
-        weights = self.weights()
-        codes = self._choose(x, weights, dtype).codes(len(x))
-        return kernels.sparse_step(x, weights, codes, dtype, low)
+        w = self.weights()
+        codes = self._choose(x, w, dtype, low)
+        return kernels.sparse_step(x, w, codes, dtype, low)
 
-    def _choose(
-        self, x: torch.Tensor, weights: kernels.Weights, dtype: torch.dtype
-    ) -> steps.Chosen:
+    def _choose(self, x, w, dtype, low) -> kernels.Codes:
         """The top k * batch, over all processes; threshold brought on."""
         tokens = self.gather(x.new_tensor([len(x)]))[0].sum()
         count = round(self.k * int(tokens))
         for floor in dict.fromkeys((self._floor, 0.0)):
-            found = steps.above(x, weights, floor, dtype)
+            found = kernels.candidates(x, w, floor, count, dtype, low)
             values, mine = self.gather(found.values)
             if len(values) >= count:
                 break
-        kept = steps.largest(values, count)
+        kept = kernels.largest(values, count)
         if kept.any():
             smallest = values[kept].min().double()
             self._follow(smallest)
             self._floor = MARGIN * float(smallest)
-        return steps.Chosen(*(part[kept[mine]] for part in found))
+        return found.keep(kept[mine])
 
     def _follow(self, smallest: torch.Tensor) -> None:
         """One more step of the running mean and of its weights' sum."""
@@ -162,6 +159,6 @@ class MatryoshkaSAE(BatchTopKSAE):
         return {"k": self.k, "matryoshka_widths": list(self.widths)}
 
     def _step(self, x, dtype, low):
-        weights = self.weights()
-        chosen = self._choose(x, weights, dtype)
-        return steps.nested_step(x, weights, chosen, self.widths)
+        w = self.weights()
+        codes = self._choose(x, w, dtype, low)
+        return kernels.nested_step(x, w, codes, self.widths, dtype, low)

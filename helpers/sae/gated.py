@@ -3,11 +3,11 @@ Learning with Gated Sparse Autoencoders*)."""
 
 import torch
 
-from helpers.sae import steps
-from helpers.sae.base import SAE, check_positive
+from helpers import kernels
+from helpers.sae.base import PenalisedSAE
 
 
-class GatedSAE(SAE):
+class GatedSAE(PenalisedSAE):
     """f = 1[gate > 0] ReLU(mag): which latents fire, and how strongly.
 
     With c = x - b_dec, gate = c W_enc + b_gate and
@@ -19,19 +19,8 @@ class GatedSAE(SAE):
     """
 
     architecture = "gated"
+    trains = kernels.GatedWeights
     scaled = ("b_gate", "b_mag", "b_dec")
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        hook_point: str,
-        l1: float = 0.0,
-        seed: int = 0,
-    ):
-        check_positive("l1", l1, zero=True)
-        super().__init__(d_in, d_sae, hook_point, seed)
-        self.l1 = l1
 
     def pre_activations(self, x: torch.Tensor) -> torch.Tensor:
         """The gate's: [..., d_in] -> [..., d_sae]."""
@@ -42,12 +31,8 @@ class GatedSAE(SAE):
         magnitude = (self.centre(x) @ W_mag + self.b_mag).relu()
         return magnitude * (self.pre_activations(x) > 0)
 
-    def weights(self) -> steps.GatedWeights:
-        """Its six parameters, detached: what a training step reads."""
-        return steps.GatedWeights(**steps.detached(self))
-
     def _step(self, x, dtype, low):
-        return steps.gated_step(x, self.weights(), self.l1, dtype)
+        return kernels.gated_step(x, self.weights(), self.l1, dtype, low)
 
     def _add_parameters(self):
         for name in ("b_gate", "r_mag", "b_mag"):

@@ -2,8 +2,8 @@
 
 import torch
 
+from helpers import kernels
 from helpers.errors import InputError
-from helpers.sae import steps
 from helpers.sae.base import SAE, check_positive
 
 
@@ -19,6 +19,7 @@ class JumpReLUSAE(SAE):
     """
 
     architecture = "jumprelu"
+    trains = kernels.JumpReLUWeights
     scaled = ("b_enc", "b_dec", "threshold")
 
     def __init__(
@@ -59,12 +60,8 @@ class JumpReLUSAE(SAE):
         # Projected before the step's forward pass: clamped inside of it, a
         # threshold that reached zero would have no gradient and stay there.
         self.threshold.detach().clamp_(min=0)
-        return steps.jumprelu_step(
-            x,
-            steps.JumpReLUWeights(**steps.detached(self)),
-            steps.Penalty(self.l0, self.target_l0, self.bandwidth),
-            dtype,
-        )
+        penalty = kernels.Penalty(self.l0, self.target_l0, self.bandwidth)
+        return kernels.jumprelu_step(x, self.weights(), penalty, dtype, low)
 
     def _add_parameters(self):
         super()._add_parameters()

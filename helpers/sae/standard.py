@@ -4,10 +4,10 @@ import torch
 
 from helpers import kernels
 from helpers.errors import unknown
-from helpers.sae.base import SAE, check_positive, unit
+from helpers.sae.base import PenalisedSAE, unit
 
 
-class L1SAE(SAE):
+class L1SAE(PenalisedSAE):
     """f = ReLU((x - b_dec) W_enc + b_enc), pushed down by an L1 penalty.
 
     *Towards Monosemanticity*: encoder and decoder are untied and drawn
@@ -16,18 +16,6 @@ class L1SAE(SAE):
     """
 
     architecture = "standard"
-
-    def __init__(
-        self,
-        d_in: int,
-        d_sae: int,
-        hook_point: str,
-        l1: float = 0.0,
-        seed: int = 0,
-    ):
-        check_positive("l1", l1, zero=True)
-        super().__init__(d_in, d_sae, hook_point, seed)
-        self.l1 = l1
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return self.pre_activations(x).relu()
