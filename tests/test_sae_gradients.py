@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import kernels, sae
-from helpers.kernels import native, reference, thresholded
+from helpers.kernels import library, native, reference, thresholded
 
 CASES = [(7, 19, 3, 5), (6, 20, 3, 37), (5, 7, 7, 11), (16, 256, 8, 40)]
 JUMP = {"l0": 0.3, "bandwidth": 1.0, "threshold": 0.4}
@@ -22,12 +22,17 @@ KINDS = {
 RANKED = {"topk", "batchtopk", "matryoshka"}
 
 
-@pytest.fixture(autouse=True, params=["reference", "native"])
+@pytest.fixture(autouse=True, params=["reference", "dense", "sparse"])
 def backend(request, monkeypatch):
-    """Each backend in turn; native only where it can be compiled."""
-    monkeypatch.setenv(kernels.CHOICE, request.param)
-    if kernels.backend() != request.param:
+    """Each backend in turn; native only where it can be compiled, and with
+    all slices treated as dense or all as sparse, where it has the choice.
+    """
+    name = "reference" if request.param == "reference" else "native"
+    monkeypatch.setenv(kernels.CHOICE, name)
+    if kernels.backend() != name:
         pytest.skip("no working C++ compiler")
+    share = 1.0 if request.param == "sparse" else 0.0
+    monkeypatch.setattr(thresholded, "SPARSE", share)
 
 
 class Step(torch.autograd.Function):
@@ -179,6 +184,61 @@ def test_more_asked_for_than_is_positive(name):
             bias[0] = 100
     result = check(model, points(9, 4), atol=2e-3)
     assert result.firings.tolist() == [9, 0, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", KINDS)
+def test_nan_is_never_hidden(name, dtype):
+    model, x = make(name, 4, 64), points(9, 4)
+    with torch.no_grad():
+        model.W_enc[:, 7] = torch.nan
+    assert model.gradients(x, dtype).error.isnan().any(1).all()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_copies_at_hand_change_nothing(name):
+    model, x = make(name, 16, 64), points(40, 16)
+    low = reference.lowered(model.weights(), torch.bfloat16)
+    given = model.gradients(x, torch.bfloat16, low)
+    made = model.gradients(x, torch.bfloat16)
+    for one, other in zip(given.gradients, made.gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_any_number_of_threads_gives_the_same_bits(name, backend):
+    found, before = [], torch.get_num_threads()
+    if kernels.backend() == "reference":
+        pytest.skip("torch's own sums depend on it")
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        result = make(name, 33, 300).gradients(points(700, 33))
+        found.append([result.error, result.firings, *result.gradients])
+    torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["l1", "jumprelu to a target", "gated"])
+def test_sparse_and_dense_slices_mix(name, backend, monkeypatch):
+    """Some slices listed, some not: a sum over both."""
+    if kernels.backend() == "reference":
+        pytest.skip("all slices are dense there")
+    shares, count = [], library.mark
+
+    def mark(pre, *others):
+        found = count(pre, *others)
+        shares.append(float(found[1].sum()) / pre.numel())
+        return found
+
+    monkeypatch.setattr(library, "mark", mark)
+    monkeypatch.setattr(thresholded, "SLICE", 8)
+    model, x = make(name, 7, 19), points(40, 7)
+    model.gradients(x)
+    middle = sorted(shares)[2]
+    assert min(shares) < middle < max(shares)
+    monkeypatch.setattr(thresholded, "SPARSE", middle)
+    check(model, x)
 
 
 @pytest.mark.parametrize("name", ["batchtopk", "matryoshka"])

@@ -144,9 +144,10 @@ class _ReLU(_Step):
             "jump", pre, self.bias, self.threshold, *size, f, dtype=dtype
         )
         d_f = self._decode_dense(self.decoded, part, f)
+        prices = self._prices(self.active[part])
         library.call("jump_back", pre, f, self.bias, self.threshold,
-                     self.half, self._prices(self.active[part]), self.penalty, *size,
-                     d_f, self.sums.d_pre, self.pull, self.sums.firings,
+                     self.half, prices, self.penalty, *size, d_f,
+                     self.sums.d_pre, self.pull, self.sums.firings,
                      dtype=dtype)  # fmt: skip
         self._add(part, f, d_f)
 

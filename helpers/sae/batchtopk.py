@@ -16,7 +16,9 @@ from helpers.sae.base import SAE, check_k, directions
 # a quantile of k * batch codes, hardly varies; what it must not do is lag.
 KEPT = 0.9
 MARGIN = 0.95  # candidates start at this share of the last step's cut
-# Widths of the nested dictionaries (Bussmann et al.: 2048 ... of 65536).
+# Shares of d_sae that the nested dictionaries have, unless said otherwise:
+# those of dictionary_learning's demo (its groups of 1/32, 1/16, 1/8, 1/4 and
+# the rest, added up). SAELens has no default.
 PREFIXES = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0)
 
 
@@ -124,10 +126,12 @@ class BatchTopKSAE(SAE):
 class MatryoshkaSAE(BatchTopKSAE):
     """Nested dictionaries: each prefix of the latents rebuilds x alone.
 
-    Loss: the *sum* over prefixes (as in the paper and in SAELens) of the
-    mean over tokens of ||x_hat_m - x||^2, where x_hat_m uses the first m
-    latents; the top k * batch are chosen once, over all latents.
-    ``widths`` are the m, rising, the last d_sae.
+    Loss: the *sum* over prefixes (as SAELens 6.54 adds an inner loss for
+    each width to that of the whole; dictionary_learning takes their mean,
+    which Adam hardly tells apart) of the mean over tokens of
+    ||x_hat_m - x||^2, where x_hat_m uses the first m latents; the top
+    k * batch are chosen once, over all latents. ``widths`` are the m,
+    rising, the last d_sae: by default ``PREFIXES`` of it.
     """
 
     architecture = "matryoshka_batchtopk"
