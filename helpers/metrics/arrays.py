@@ -1,8 +1,13 @@
-"""Numbers as the metrics take them: torch or NumPy in, float64 out."""
+"""Numbers as the metrics take them, torch or NumPy, checked."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helpers.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def table(values, what: str) -> np.ndarray:
@@ -11,25 +16,32 @@ def table(values, what: str) -> np.ndarray:
     InputError, naming ``what``, where it has another shape, no row, or a
     value that is not finite.
     """
-    if hasattr(values, "detach"):
-        values = values.detach().double().cpu().numpy()
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 2 or not found.size:
+    return rows(values, what).double().cpu().numpy()
+
+
+def rows(values, what: str) -> "torch.Tensor":
+    """The same as a tensor of its own type, where it is."""
+    import torch
+
+    if not hasattr(values, "detach"):
+        values = torch.from_numpy(np.ascontiguousarray(values))
+    found = values.detach()
+    if found.dim() != 2 or not found.numel():
         raise InputError(
             f"{what} must be a table with a row for each vector, not of "
             f"shape {list(found.shape)}"
         )
-    if not np.isfinite(found).all():
+    if not torch.isfinite(found).all():
         raise InputError(f"{what} has values that are not finite numbers")
     return found
 
 
-def pair(x, x_hat) -> tuple[np.ndarray, np.ndarray]:
-    """Activations and their reconstruction: both [tokens, d_in] float64.
+def pair(x, x_hat) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Activations and their reconstruction: both [tokens, d_in].
 
     InputError where their shapes differ.
     """
-    x, x_hat = table(x, "x"), table(x_hat, "x_hat")
+    x, x_hat = rows(x, "x"), rows(x_hat, "x_hat")
     if x.shape != x_hat.shape:
         raise InputError(
             f"x has shape {list(x.shape)} and x_hat {list(x_hat.shape)}; "
