@@ -20,6 +20,7 @@ MARGIN = 0.05  # nats; with a smaller gap a score means nothing
 RUNS = ["clean", "sae", "zero", "mean"]
 DIVERGENCES = ["kl_sae", "kl_zero", "kl_mean"]  # from the clean predictions
 ABLATIONS = ("zero", "mean")
+BLOCK = 128  # positions whose divergence is computed at a time
 SCORES = ["score_zero", "score_mean", "score_kl"]
 
 
@@ -245,8 +246,13 @@ def _losses(logits, rows) -> "torch.Tensor":
 
 def _divergence(clean, treated) -> "torch.Tensor":
     """KL(clean || treated) at each predicting position, nats."""
-    clean, treated = clean.log_softmax(-1), treated.log_softmax(-1)
-    return (clean.exp() * (clean - treated)).sum(-1)
+    import torch
+
+    parts = []  # a few positions at a time, which stay in the cache
+    for p, q in zip(clean.split(BLOCK), treated.split(BLOCK), strict=True):
+        p, q = p.log_softmax(-1), q.log_softmax(-1)
+        parts.append((p.exp() * (p - q)).sum(-1))
+    return torch.cat(parts)
 
 
 def _by_row(values: list, rows) -> np.ndarray:
