@@ -15,6 +15,7 @@ from tests.test_activations import HOOKS, tiny_model
 CODER = Neurons(32, HOOKS[0])
 COLUMNS = [
     "text_class", "document", *metrics.RUNS, *metrics.DIVERGENCES, "tokens",
+    "uniform",
 ]  # fmt: skip
 
 
@@ -45,6 +46,17 @@ def test_no_score_where_ablation_costs_nothing(ablated):
         metrics.loss_recovered(4.251, 4.237, ablated)
     for loss in ("clean 4.251", "SAE 4.237", f"ablated {ablated:.3f}"):
         assert loss in str(caught.value)
+
+
+def test_no_score_for_a_model_that_guesses():
+    # an untrained model whose ablation costs more than the margin
+    with pytest.raises(InputError, match="uniform guess, 8.318 nats"):
+        metrics.loss_recovered(8.590, 8.593, 8.653, uniform=np.log(4096))
+    frame = losses_frame().assign(uniform=15.0)
+    table = metrics.losses_by_class(frame, margin=0.02)
+    assert np.isfinite(table.loc["formats/DNA", "score_zero"])
+    assert np.isnan(table.loc["prose", "score_zero"])  # 30 nats, 30 guessed
+    assert "uniform guess" in table.loc["prose", "why"]
 
 
 def test_codes_by_hand():
@@ -179,6 +191,7 @@ def test_baseline_and_evaluation_have_the_same_rows():
     # CODER is the identity
     np.testing.assert_allclose(found["sae"], known["clean"], rtol=1e-4)
     assert (known["zero"] != known["clean"]).any()
+    np.testing.assert_allclose(known["uniform"], known["tokens"] * np.log(30))
 
 
 def test_mean_activation():
@@ -194,9 +207,9 @@ def test_mean_activation():
 def losses_frame():
     return pd.DataFrame(
         [
-            ["prose", 0, 10.0, 11.0, 20.0, 15.0, 1.0, 5.0, 3.0, 5],
-            ["prose", 1, 20.0, 21.0, 40.0, 25.0, 2.0, 5.0, 3.0, 5],
-            ["formats/DNA", 0, 8.0, 8.1, 8.2, 8.0, 0.1, 0.4, 0.1, 4],
+            ["prose", 0, 10.0, 11.0, 20.0, 15.0, 1.0, 5.0, 3.0, 5, 50.0],
+            ["prose", 1, 20.0, 21.0, 40.0, 25.0, 2.0, 5.0, 3.0, 5, 50.0],
+            ["formats/DNA", 0, 8.0, 8.1, 8.2, 8.0, 0.1, 0.4, 0.1, 4, 40.0],
         ],
         columns=COLUMNS,
     )

@@ -103,7 +103,7 @@ def documents(count=60, seed=0):
             "text_class": "prose", "document": range(count),
             "clean": clean, "sae": sae, "zero": zero, "mean": mean,
             "kl_sae": kl / 9, "kl_zero": kl, "kl_mean": kl / 2,
-            "tokens": tokens,
+            "tokens": tokens, "uniform": tokens * 9.0,
         }
     )  # fmt: skip
 

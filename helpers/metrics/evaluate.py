@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from helpers.sae import SAE
 
 DOCUMENTS = "documents.parquet"
+_DOCUMENT = [
+    "text_class",
+    "document",
+    *RUNS,
+    *DIVERGENCES,
+    "tokens",
+    "uniform",
+]
 COLUMNS = [
     "tokens",
     "l0",
@@ -52,7 +60,7 @@ def baseline(
     text_class, document, clean, zero, mean (losses with the activations as
     they are, zeroed, and at their mean over training text; sums over the
     predicted tokens, nats), kl_zero, kl_mean (the divergences from the clean
-    predictions, likewise), tokens.
+    predictions, likewise), tokens, uniform (the loss of a uniform guess).
     """
     mean = mean_activation(model, hook_point, tokens.train)
     treatments = [
@@ -64,7 +72,8 @@ def baseline(
         return document_effects(model, hook_point, rows, treatments)
 
     names = ["clean", "zero", "mean", "kl_zero", "kl_mean", "tokens"]
-    return _by_document(tokens, measure, names, rows_per_pass)
+    found = _by_document(tokens, measure, names, rows_per_pass)
+    return found.assign(uniform=found["tokens"] * np.log(model.cfg.d_vocab))
 
 
 def evaluate(
@@ -110,7 +119,7 @@ class Quality:
     """What ``make_quality`` measured.
 
     ``documents`` has a row for each: text_class, document, the RUNS and
-    DIVERGENCES (sums over predicted tokens, nats), tokens.
+    DIVERGENCES (sums over predicted tokens, nats), tokens, uniform.
     """
 
     documents: "pd.DataFrame"
@@ -188,8 +197,7 @@ def make_quality(
         )
         known = pd.read_parquet(without / DOCUMENTS)
         whole = known.assign(sae=found["sae"], kl_sae=found["kl_sae"])
-        columns = ["text_class", "document", *RUNS, *DIVERGENCES, "tokens"]
-        whole[columns].to_parquet(folder / DOCUMENTS)
+        whole[_DOCUMENT].to_parquet(folder / DOCUMENTS)
         np.savez(folder / "codes.npz", **_arrays(codes))
 
     return artifacts.produce(

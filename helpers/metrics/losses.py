@@ -25,14 +25,26 @@ SCORES = ["score_zero", "score_mean", "score_kl"]
 
 
 def loss_recovered(
-    clean: float, sae: float, ablated: float, margin: float = MARGIN
+    clean: float,
+    sae: float,
+    ablated: float,
+    margin: float = MARGIN,
+    uniform: float = float("inf"),
 ) -> float:
     """(L_ablated - L_sae) / (L_ablated - L_clean); losses in nats.
 
     1 means that nothing is lost, 0 that the SAE does no better than the
     ablation. InputError where the ablation costs less than ``margin``: the
-    ratio of two differences about zero looks fine and means nothing.
+    ratio of two differences about zero looks fine and means nothing. And
+    where the clean loss is not below ``uniform``, that of a uniform guess
+    (ln of the vocabulary): there is nothing to lose then.
     """
+    if not clean < uniform:
+        raise InputError(
+            f"no score: the model predicts no better than a uniform guess, "
+            f"{uniform:.3f} nats (losses: clean {clean:.3f}, SAE {sae:.3f}, "
+            f"ablated {ablated:.3f})"
+        )
     if not ablated - clean > margin:
         raise InputError(
             f"no score: ablating costs {ablated - clean:.3f} nats, less than "
@@ -124,17 +136,18 @@ def losses_by_class(
     """Mean losses a token and scores, a row a text class and pooled rows.
 
     Index text_class; columns documents, tokens, clean, sae, zero, mean,
-    kl_sae, kl_zero, kl_mean (nats a token), score_zero, score_mean,
-    score_kl (against zeros), and why where one of the first two is NaN
-    because the ablation costs less than ``margin``. Pooled over tokens:
-    "natural text", "synthetic text", "all text".
+    kl_sae, kl_zero, kl_mean, uniform (nats a token), score_zero,
+    score_mean, score_kl (against zeros), and why where one of the first two
+    is NaN because ``loss_recovered`` refuses. Pooled over tokens: "natural
+    text", "synthetic text", "all text".
     """
     import pandas as pd
 
     rows = []
     for name, part in _pooled(documents):
         count = part["tokens"].sum()
-        means = (part[RUNS + DIVERGENCES].sum() / count).to_dict()
+        columns = [*RUNS, *DIVERGENCES, "uniform"]
+        means = (part[columns].sum() / count).to_dict()
         size = {"documents": len(part), "tokens": int(count)}
         scores = _scores(means, margin)
         rows.append({"text_class": name} | size | means | scores)
@@ -196,7 +209,7 @@ def _scores(means: dict, margin: float) -> dict:
     for ablation in ABLATIONS:
         losses = means["clean"], means["sae"], means[ablation]
         try:
-            score = loss_recovered(*losses, margin)
+            score = loss_recovered(*losses, margin, means["uniform"])
         except InputError as error:
             score, why = float("nan"), str(error)
         scores[f"score_{ablation}"] = score

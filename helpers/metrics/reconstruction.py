@@ -100,8 +100,9 @@ class Reconstruction:
     def shrinkage(self) -> float:
         """Mean of ||x_hat|| / ||x||: SAELens' and others' "L2 ratio".
 
-        An error at right angles to x lengthens x_hat: 1 does not mean that
-        nothing shrank. ``relative_reconstruction_bias`` is made for that.
+        The best reconstruction with a given error is shorter than x, so
+        that less than 1 need not mean that longer would be better; see
+        ``relative_reconstruction_bias``.
         """
         return self.norm_ratio / self.tokens
 
