@@ -13,6 +13,10 @@ from helpers.features import Neurons
 from tests.test_activations import HOOKS, tiny_model
 
 CODER = Neurons(32, HOOKS[0])
+COLUMNS = [
+    "text_class", "document", *metrics.RUNS, *metrics.DIVERGENCES, "tokens",
+    "uniform",
+]  # fmt: skip
 
 
 def documents(count=6, seed=0):
@@ -42,6 +46,17 @@ def test_no_score_where_ablation_costs_nothing(ablated):
         metrics.loss_recovered(4.251, 4.237, ablated)
     for loss in ("clean 4.251", "SAE 4.237", f"ablated {ablated:.3f}"):
         assert loss in str(caught.value)
+
+
+def test_no_score_for_a_model_that_guesses():
+    # an untrained model whose ablation costs more than the margin
+    with pytest.raises(InputError, match="uniform guess, 8.318 nats"):
+        metrics.loss_recovered(8.590, 8.593, 8.653, uniform=np.log(4096))
+    frame = losses_frame().assign(uniform=15.0)
+    table = metrics.losses_by_class(frame, margin=0.02)
+    assert np.isfinite(table.loc["formats/DNA", "score_zero"])
+    assert np.isnan(table.loc["prose", "score_zero"])  # 30 nats, 30 guessed
+    assert "uniform guess" in table.loc["prose", "why"]
 
 
 def test_codes_by_hand():
@@ -147,7 +162,7 @@ def test_evaluate_does_not_depend_on_the_batching():
     many, codes_many = metrics.evaluate(
         tiny_model(), CODER, token_set(), rows_per_pass=3
     )
-    pd.testing.assert_frame_equal(one, many, rtol=1e-4)
+    pd.testing.assert_frame_equal(one, many, rtol=1e-4, atol=1e-6)
     assert one["text_class"].tolist() == ["prose"] * 5 + ["formats/DNA"] * 4
     for name, codes in codes_one.items():
         assert codes.tokens == (token_set().lengths[name] - 1).sum()
@@ -176,6 +191,7 @@ def test_baseline_and_evaluation_have_the_same_rows():
     # CODER is the identity
     np.testing.assert_allclose(found["sae"], known["clean"], rtol=1e-4)
     assert (known["zero"] != known["clean"]).any()
+    np.testing.assert_allclose(known["uniform"], known["tokens"] * np.log(30))
 
 
 def test_mean_activation():
@@ -191,11 +207,11 @@ def test_mean_activation():
 def losses_frame():
     return pd.DataFrame(
         [
-            ["prose", 0, 10.0, 11.0, 20.0, 15.0, 5],
-            ["prose", 1, 20.0, 21.0, 40.0, 25.0, 5],
-            ["formats/DNA", 0, 8.0, 8.1, 8.2, 8.0, 4],
+            ["prose", 0, 10.0, 11.0, 20.0, 15.0, 1.0, 5.0, 3.0, 5, 50.0],
+            ["prose", 1, 20.0, 21.0, 40.0, 25.0, 2.0, 5.0, 3.0, 5, 50.0],
+            ["formats/DNA", 0, 8.0, 8.1, 8.2, 8.0, 0.1, 0.4, 0.1, 4, 40.0],
         ],
-        columns=["text_class", "document", *metrics.RUNS, "tokens"],
+        columns=COLUMNS,
     )
 
 
@@ -208,9 +224,10 @@ def test_losses_by_class_by_hand():
     assert prose[metrics.RUNS].tolist() == [3, 3.2, 6, 4]
     assert prose["score_zero"] == pytest.approx(28 / 30)
     assert prose["score_mean"] == pytest.approx(0.8)
+    assert prose["score_kl"] == pytest.approx((10 - 3) / 10)
     assert prose["why"] == "" and prose["tokens"] == 10
     dna = table.loc["formats/DNA"]
-    assert np.isnan(dna["score_zero"]) and np.isnan(dna["score_mean"])
+    assert dna[metrics.SCORES].isna().all()
     assert "less than the margin of 0.2" in dna["why"]
     # pooled over tokens, not over classes
     pooled = table.loc["all text"]
@@ -239,10 +256,11 @@ def test_make_and_load_quality(tmp_path, monkeypatch):
     quality = metrics.load_quality(metrics.make_quality("p", "n", *inputs))
     frame, codes = metrics.evaluate(tiny_model(), CODER, token_set())
     known = metrics.baseline(tiny_model(), HOOKS[0], token_set())
-    columns = ["text_class", "document", *metrics.RUNS, "tokens"]
-    pd.testing.assert_frame_equal(
-        quality.documents, known.assign(sae=frame["sae"])[columns]
-    )
+    expected = known.assign(sae=frame["sae"], kl_sae=frame["kl_sae"])
+    pd.testing.assert_frame_equal(quality.documents, expected[COLUMNS])
+    for name, value in vars(codes["prose"]).items():
+        found = getattr(quality.codes["prose"], name)
+        np.testing.assert_array_equal(found, value)
     assert quality.pooled().tokens == sum(c.tokens for c in codes.values())
     assert quality.pooled(natural=True).tokens == codes["prose"].tokens
     table = quality.sparsity()

@@ -53,7 +53,7 @@ def publish(profile: str) -> list[str]:
 
 def executed_chapters(profile: str) -> list[Path]:
     """The executed chapters of a run; InputError if one is missing."""
-    wanted = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    wanted = sorted(paths.NOTEBOOKS.glob("[0-9A-Z]*.ipynb"))
     files = [paths.chapters(profile) / file.name for file in wanted]
     missing = [file.stem for file in files if not file.is_file()]
     if missing:

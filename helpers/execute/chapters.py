@@ -34,7 +34,7 @@ def sources() -> dict:
 
     return {
         file.stem: nbformat.read(file, as_version=4)
-        for file in sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
+        for file in sorted(paths.NOTEBOOKS.glob("[0-9A-Z]*.ipynb"))
     }
 
 

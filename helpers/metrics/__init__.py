@@ -1,0 +1,102 @@
+"""Quality of a sparse autoencoder, each number under its own definition.
+
+Three questions: what the language model loses when the reconstruction
+replaces the activations (``losses``), how much of the activations is
+reconstructed (``reconstruction``), and how sparsely (``sparsity``). A
+fourth, where there is something to compare with: how alike two
+dictionaries are (``dictionaries``). ``intervals`` says how sure, and
+``evaluate`` measures an SAE on the held-out text.
+"""
+
+from helpers.metrics.dictionaries import mcc, mmcs, uniqueness
+from helpers.metrics.evaluate import (
+    Quality,
+    baseline,
+    evaluate,
+    load_quality,
+    make_baseline,
+    make_quality,
+    mean_activation,
+)
+from helpers.metrics.intervals import Interval, bootstrap
+from helpers.metrics.losses import (
+    DIVERGENCES,
+    MARGIN,
+    RUNS,
+    SCORES,
+    document_effects,
+    document_losses,
+    is_natural,
+    kl_score,
+    loss_recovered,
+    losses_by_class,
+    score_intervals,
+    score_per_batch,
+)
+from helpers.metrics.reconstruction import (
+    MEASURES,
+    Reconstruction,
+    explained_variance,
+    explained_variance_legacy,
+    fvu,
+)
+from helpers.metrics.sparsity import (
+    DEAD,
+    FIRES,
+    FLOOR,
+    RARE,
+    Codes,
+    RareSimilarity,
+    code_sums,
+    dead,
+    log_density,
+    rare_similarity,
+    reconstruct,
+    since_fired,
+    ultra_low_density,
+)
+
+__all__ = [
+    "DEAD",
+    "DIVERGENCES",
+    "FIRES",
+    "FLOOR",
+    "MARGIN",
+    "MEASURES",
+    "RARE",
+    "RUNS",
+    "SCORES",
+    "Codes",
+    "Interval",
+    "Quality",
+    "RareSimilarity",
+    "Reconstruction",
+    "baseline",
+    "bootstrap",
+    "code_sums",
+    "dead",
+    "document_effects",
+    "document_losses",
+    "evaluate",
+    "explained_variance",
+    "explained_variance_legacy",
+    "fvu",
+    "is_natural",
+    "kl_score",
+    "load_quality",
+    "log_density",
+    "loss_recovered",
+    "losses_by_class",
+    "make_baseline",
+    "make_quality",
+    "mcc",
+    "mean_activation",
+    "mmcs",
+    "rare_similarity",
+    "reconstruct",
+    "score_intervals",
+    "score_per_batch",
+    "since_fired",
+    "ultra_low_density",
+    "uniqueness",
+]
