@@ -86,7 +86,8 @@ def outcomes(
 
 def _places(W: torch.Tensor) -> list[tuple[int, ...]]:
     """Index of every toy: output, condition, seed."""
-    return [tuple(place) for place in torch.ones(W.shape[:-2]).nonzero().tolist()]
+    every = torch.ones(W.shape[:-2]).nonzero()
+    return [tuple(place) for place in every.tolist()]
 
 
 def _unit(W: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ def make_toys(
     """Train toys as one batch; their artifact.
 
     Importances are ``decay ** i``; seeds count on from ``first_seed``;
-    ``how``: steps, batch, lr and start of ``toys.train``. InputError for
+    ``how``: steps, batch and lr of ``toys.train``. InputError for
     fewer than one feature, hidden number or seed, and as in ``toys.train``.
     """
     for what, value in (

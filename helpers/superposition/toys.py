@@ -25,7 +25,6 @@ REPORT_EVERY = 50  # steps between two signs of progress
 # Numbers of x that are worked on at once: three such buffers then stay in
 # the cache of a core. On a GPU everything is worked on at once.
 SLICE = 150_000
-START = 0.01  # deviation of the first W, small: no feature has a head start
 FRESH = 10**6  # the seed of samples that no toy was trained on
 
 
@@ -51,14 +50,13 @@ def train(
     steps: int = 10_000,
     batch: int = 1024,
     lr: float = 1e-3,
-    start: float = START,
 ) -> Toys:
     """Train one toy for each output, condition and seed.
 
     ``densities``: 1 - S of each condition; ``importance``: [n], or
     [conditions, n]. As in the paper's notebook: AdamW with PyTorch's
     defaults, the loss a mean over samples and features; W is drawn normal
-    with deviation ``start``, b is zero. A toy does not depend on which others are
+    with Xavier's variance 2 / (n + m), b is zero. A toy does not depend on which others are
     trained with it, but for rounding.
 
     Raises InputError for a density outside (0, 1], an unknown output, or
@@ -69,7 +67,7 @@ def train(
     density = torch.tensor(list(densities), device=device)
     importance = importance.to(device).expand(len(density), -1)
     n = importance.shape[1]
-    weights = _first(n, hidden, seeds, start).to(device)
+    weights = _first(n, hidden, seeds).to(device)
     weights = weights.repeat(len(outputs), len(density), 1, 1, 1)
     adam = torch.optim.AdamW([weights], lr=lr, fused=True)
     batches = draw(n, batch, seeds)
@@ -206,14 +204,13 @@ def losses(
     return total / batches
 
 
-def _first(
-    n: int, hidden: int, seeds: Sequence[int], start: float
-) -> torch.Tensor:
+def _first(n: int, hidden: int, seeds: Sequence[int]) -> torch.Tensor:
     """The first weights, [seeds, n, m + 1]."""
     first = torch.zeros(len(seeds), n, hidden + 1)
+    deviation = (2 / (n + hidden)) ** 0.5
     for part, seed in zip(first, seeds, strict=True):
         random = torch.Generator().manual_seed(2 * seed)
-        part[:, :-1].normal_(0, start, generator=random)
+        part[:, :-1].normal_(0, deviation, generator=random)
     return first
 
 
