@@ -13,11 +13,8 @@ from helpers.superposition.geometry import (
     norms,
     outcomes,
 )
-from helpers.superposition.phases import closed_form
-from helpers.superposition.recovery import (
-    load_recovery,
-    make_recovery,
-)
+from helpers.superposition.phases import ABOVE, MARGIN, closed_form
+from helpers.superposition.recovery import load_recovery, make_recovery
 from helpers.superposition.stage import (
     DENSITIES,
     load_diagram,
@@ -27,7 +24,9 @@ from helpers.superposition.stage import (
 )
 
 __all__ = [
+    "ABOVE",
     "DENSITIES",
+    "MARGIN",
     "antipodal_pairs",
     "closed_form",
     "dimensionality",

@@ -14,6 +14,11 @@ from helpers.superposition.toys import Toys, train
 
 PHASES = "first", "second", "both"
 POINTS = 64  # of the midpoint rule along each feature's value
+# How far training may be off the closed form: it has to find the cheapest
+# way where the next is dearer by more than MARGIN (nearer to a boundary,
+# unequal weights beat all three ways), and a loss no more than ABOVE higher.
+MARGIN = 0.15
+ABOVE = 0.02
 SHARE = 0.5  # of the longer weight: a feature above it is kept
 
 

@@ -51,8 +51,8 @@ def train_sae(
     W: torch.Tensor,
     density: float,
     *,
+    k: int,
     latents: int = 20,
-    k: int = 1,
     steps: int = 800,
     batch: int = 256,
     lr: float = 1e-2,
@@ -73,7 +73,8 @@ def make_recovery(
 ) -> Path:
     """Train an SAE on each ReLU toy of the first seeds; the artifact.
 
-    ``how`` as in ``train_sae``.
+    k is the number of represented features that a sample has on average, at
+    least 1; ``how``: the rest of ``train_sae``.
     """
 
     def make(folder: Path) -> None:
@@ -108,8 +109,9 @@ def load_recovery(path: Path) -> pd.DataFrame:
 def _features(
     W: torch.Tensor, density: float, seed: int, how: dict
 ) -> list[dict]:
-    model = train_sae(W, density, seed=seed, **how)
     kept = norms(W) > KEPT
+    k = max(1, round(int(kept.sum()) * density))
+    model = train_sae(W, density, k=k, seed=seed, **how)
     similar = _cosines(W[kept], model.W_dec.detach())
     whole = {
         "density": density,

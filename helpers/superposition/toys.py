@@ -56,8 +56,8 @@ def train(
     ``densities``: 1 - S of each condition; ``importance``: [n], or
     [conditions, n]. As in the paper's notebook: AdamW with PyTorch's
     defaults, the loss a mean over samples and features; W is drawn normal
-    with Xavier's variance 2 / (n + m), b is zero. A toy does not depend on which others are
-    trained with it, but for rounding.
+    with Xavier's variance 2 / (n + m), b is zero. A toy does not depend on
+    which others are trained with it, but for rounding.
 
     Raises InputError for a density outside (0, 1], an unknown output, or
     weights that stop being numbers.
