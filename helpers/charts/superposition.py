@@ -4,7 +4,14 @@ import altair as alt
 import pandas as pd
 import torch
 
-from helpers.charts.theme import BLUE, COLOURS, GREY, INK, VERMILLION, WIDTH
+from helpers.charts.theme import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    VERMILLION,
+    WIDTH,
+)
 from helpers.superposition.geometry import (
     dimensionality,
     dimensions_per_feature,

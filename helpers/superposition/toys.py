@@ -64,7 +64,7 @@ def train(
     """
     _check(densities, outputs)
     device = find_device()
-    density = torch.tensor(list(densities), device=device)
+    density = _tensor(densities).to(device)
     importance = importance.to(device).expand(len(density), -1)
     n = importance.shape[1]
     weights = _first(n, hidden, seeds).to(device)
@@ -190,7 +190,7 @@ def losses(
     """
     outputs_of, conditions, seeds, n, _ = toys.W.shape
     importance = importance.expand(conditions, -1)[:, None, :, None]
-    density = torch.tensor(list(densities))
+    density = _tensor(densities)
     source = draw(n, batch, [FRESH])
     total = torch.zeros(outputs_of, conditions, seeds)
     for _ in range(batches):
@@ -212,6 +212,11 @@ def _first(n: int, hidden: int, seeds: Sequence[int]) -> torch.Tensor:
         random = torch.Generator().manual_seed(2 * seed)
         part[:, :-1].normal_(0, deviation, generator=random)
     return first
+
+
+def _tensor(values: Sequence[float]) -> torch.Tensor:
+    """Whatever kind of numbers they are, in single precision."""
+    return torch.tensor(list(values), dtype=torch.float32)
 
 
 def _check(densities: Sequence[float], outputs: Sequence[str]) -> None:
