@@ -25,7 +25,7 @@ from helpers.superposition.stage import Run
 # Shares of a dimension that regular arrangements give (Elhage et al.).
 FRACTIONS = {
     "alone": 1.0, "tetrahedron": 3 / 4, "triangle": 2 / 3, "pair": 1 / 2,
-    "pentagon": 2 / 5, "square antiprism": 3 / 8,
+    "pentagon": 2 / 5,
 }  # fmt: skip
 PHASE_NAMES = dict(
     zip(PHASES, ("first only", "second only", "both, opposite"), strict=True)
@@ -167,10 +167,13 @@ def _arrows(small: Run) -> alt.LayerChart:
     ends = base.mark_point(size=45, color=VERMILLION, opacity=1).encode(
         x=x, y=y, tooltip=["i:O"]
     )
-    names = base.mark_text(dx=9, dy=-7, color=INK).encode(
-        x=x, y=y, text="i:O"
+    names = (
+        base.transform_filter("abs(datum.x) + abs(datum.y) > 0.2")
+        .mark_text(dx=9, dy=-7, color=INK)
+        .encode(x=x, y=y, text="i:O")
     )
-    return lines + ends + names
+    title = f"{W.shape[1]} features, 2 numbers"
+    return (lines + ends + names).properties(title=title)
 
 
 def best_of_seeds(run: Run) -> torch.Tensor:
@@ -290,33 +293,42 @@ def dimensions(run: Run, seed: int = 0) -> alt.LayerChart:
     x = alt.X(
         "inverse:Q",
         title="1 / (1 - S): right is sparser",
-        scale=alt.Scale(type="log", padding=20),
+        scale=alt.Scale(
+            type="log", nice=False,
+            domain=[0.85 * star.inverse.min(), 1.2 * star.inverse.max()],
+        ),
         axis=alt.Axis(values=list(star.inverse), format=".3~g"),
-    )
+    )  # fmt: skip
     y = alt.Y(
         "D:Q",
         title="hidden dimensions for a feature",
-        scale=alt.Scale(domain=[0, 1.02]),
+        scale=alt.Scale(domain=[0, 1.05], nice=False),
     )
     dots = (
         alt.Chart(long)
-        .mark_tick(thickness=1.5, opacity=0.35, color=BLUE, width=26)
+        .mark_tick(
+            orient="horizontal", thickness=1.5, size=26, opacity=0.35, color=BLUE
+        )
         .encode(x=x, y=y, tooltip=["inverse", "feature", "D"])
     )
     line = (
         alt.Chart(star)
-        .mark_line(color=VERMILLION, point=alt.OverlayMarkDef(color=VERMILLION))
+        .mark_line(
+            color=VERMILLION, point=alt.OverlayMarkDef(color=VERMILLION)
+        )
         .encode(x=x, y=y, tooltip=["inverse", "D"])
     )
-    return (_fractions() + dots + line).properties(width=WIDTH - 60, height=300)
+    return (_fractions(y) + dots + line).properties(
+        width=WIDTH - 60, height=300
+    )
 
 
-def _fractions() -> alt.LayerChart:
+def _fractions(y: alt.Y) -> alt.LayerChart:
     """A dashed line for each regular arrangement, named at the right."""
     frame = pd.DataFrame(
         {"D": list(FRACTIONS.values()), "name": list(FRACTIONS)}
     ).round(3)
-    base = alt.Chart(frame).encode(y="D:Q")
+    base = alt.Chart(frame).encode(y=y)
     rules = base.mark_rule(strokeDash=[4, 4], opacity=0.5)
     names = base.mark_text(align="left", dx=4).encode(
         x=alt.value(WIDTH - 60), text="name:N"
