@@ -307,8 +307,9 @@ def dimensions(run: Run, seed: int = 0) -> alt.LayerChart:
     dots = (
         alt.Chart(long)
         .mark_tick(
-            orient="horizontal", thickness=1.5, size=26, opacity=0.35, color=BLUE
-        )
+            orient="horizontal", thickness=1.5, size=26,
+            opacity=0.35, color=BLUE,
+        )  # fmt: skip
         .encode(x=x, y=y, tooltip=["inverse", "feature", "D"])
     )
     line = (
