@@ -92,3 +92,8 @@ def feature_table(profile: str, sae_name: str, corpus_name: str) -> Path:
 def quality(profile: str, sae_name: str) -> Path:
     """Quality measurements of one SAE."""
     return artifacts(profile) / "quality" / sae_name
+
+
+def superposition(profile: str, name: str) -> Path:
+    """Trained toy models, or what was made from them."""
+    return artifacts(profile) / "superposition" / name
