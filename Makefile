@@ -6,34 +6,50 @@ PYTHON ?= python3
 PORT ?= 8000
 # 1: take torch from the system (a GPU node's own build), not from the lock
 SYSTEM_TORCH ?=
+# a folder of wheels (`make wheelhouse`) to install from, with no internet
+WHEELHOUSE ?=
+LOCKFILE ?= requirements.lock
 
 VENV := .venv
 BIN := $(VENV)/bin
 # Named by content, so that touching a file installs nothing again.
-LOCK := $(shell cat requirements.lock pyproject.toml | git hash-object --stdin)
+LOCK := $(shell cat $(LOCKFILE) pyproject.toml | git hash-object --stdin)
 READY := $(VENV)/.ready-$(LOCK)
 RUN := $(BIN)/python -m helpers.execute
+WHEELS := $(PYTHON) cluster/wheelhouse.py
+# With a wheelhouse, pip reads no settings either: they may name an index.
+PIP := $(if $(WHEELHOUSE),PIP_CONFIG_FILE=/dev/null $(BIN)/pip --isolated,$(BIN)/pip)
+FROM := $(if $(WHEELHOUSE),--no-index --find-links "$(WHEELHOUSE)")
+
+define CHECK
+@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Python %d.%d was found, 3.11 to 3.13 is needed; name one with PYTHON=python3.12" % v)'
+@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+  { echo "this Python cannot make virtual environments; install its venv package (python3-venv) or name another with PYTHON="; exit 1; }
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup execute publish book serve test lint bench clean
+.PHONY: help setup wheelhouse execute publish book serve test lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | \
-	  awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
-	@echo "  settings: PROFILE=laptop ONLY=05 PARAMS=\"name=value ...\" PORT=8000 PYTHON=python3.12 SYSTEM_TORCH=1"
+	  awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  settings: PROFILE=laptop ONLY=05 PARAMS=\"name=value ...\" PORT=8000 PYTHON=python3.12 SYSTEM_TORCH=1 WHEELHOUSE=wheelhouse"
 
 setup: $(READY) ## make .venv from requirements.lock (every target does)
 
 $(READY):
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Python %d.%d was found, 3.11 to 3.13 is needed; name one with PYTHON=python3.12" % v)'
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
-	  { echo "this Python cannot make virtual environments; install its venv package (python3-venv) or name another with PYTHON="; exit 1; }
+	$(CHECK)
+	@$(if $(WHEELHOUSE),$(WHEELS) check $(LOCKFILE) "$(WHEELHOUSE)" $(if $(SYSTEM_TORCH),--system-torch))
 	@echo "installing into $(VENV) (once; a few minutes)"
 	@$(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(VENV)
-	@grep -v $(if $(SYSTEM_TORCH),'^torch==','^#') requirements.lock > $(VENV)/lock.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/lock.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@grep -v $(if $(SYSTEM_TORCH),'^torch==','^#') $(LOCKFILE) > $(VENV)/lock.txt
+	@$(PIP) install --quiet --disable-pip-version-check $(FROM) -r $(VENV)/lock.txt
+	@$(PIP) install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(FROM) -e .
 	@rm -f $(VENV)/.ready-* && touch $@
+
+wheelhouse: ## download all that setup installs, for nodes with no internet
+	$(CHECK)
+	@$(WHEELS) make $(LOCKFILE) "$(or $(WHEELHOUSE),wheelhouse)" $(if $(SYSTEM_TORCH),--system-torch)
 
 execute: $(READY) ## run every chapter of PROFILE, build its book, compare
 	@$(RUN) run --profile "$(PROFILE)" --only "$(ONLY)" --params "$(PARAMS)"
@@ -52,7 +68,7 @@ test: $(READY) ## all tests: units, chapters, book, browser
 	@$(BIN)/python -m pytest
 
 lint: $(READY) ## style of code and notebooks
-	@$(BIN)/ruff check helpers tests notebooks
+	@$(BIN)/ruff check helpers tests notebooks cluster
 
 bench: $(READY) ## paired timings of the training loops
 	@$(BIN)/python -m tests.bench

@@ -19,8 +19,10 @@ from helpers.train.meter import Diverged
 class Stop:
     """A SIGTERM or SIGINT that waits until a step is done.
 
-    The first one is noted; a second finds the handlers that stood before
-    and leaves at once. Outside the main thread nothing is caught.
+    The first one is noted. A second SIGINT finds the handlers that stood
+    before and leaves at once; a second SIGTERM changes nothing, since Slurm
+    sends one to every process and torchrun then passes its own on. Outside
+    the main thread nothing is caught.
     """
 
     def __init__(self):
@@ -41,7 +43,8 @@ class Stop:
 
     def _note(self, number, _frame):
         self.number = number
-        self.__exit__()
+        if number == signal.SIGINT:
+            self.__exit__()
 
     def leave(self, number: int) -> None:
         """Leave as if the signal came only now."""
