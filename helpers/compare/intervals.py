@@ -8,7 +8,6 @@ of Obuchowski (1997), which extends DeLong et al. (1988) to clusters.
 """
 
 import numpy as np
-from scipy.special import expit, logit
 from scipy.stats import t
 
 from helpers.compare.effects import Entries, placements, standardised
@@ -109,7 +108,7 @@ def _means(clusters: Clusters) -> dict[str, np.ndarray]:
 
 
 def _ranks(clusters: Clusters) -> dict[str, np.ndarray]:
-    """AUROC, interval on the logit scale.
+    """AUROC, interval on the scale of arcsin sqrt(AUROC).
 
     One set is added whose documents tie with all others (as Agresti and
     Caffo 2000 do for proportions): without it the interval of an AUROC of
@@ -121,8 +120,12 @@ def _ranks(clusters: Clusters) -> dict[str, np.ndarray]:
     shrunk = (sets * area + 0.5) / (sets + 1)
     moved = (placed - area[e.feature]) / np.where(e.treated, *e.size[::-1])
     error = clusters.error(moved, (1 - 2 * shrunk) / sets)
-    reach = clusters.reach * error / (shrunk * (1 - shrunk))
-    low, high = (expit(logit(shrunk) + side * reach) for side in (-1, 1))
+    reach = clusters.reach * error / (2 * np.sqrt(shrunk * (1 - shrunk)))
+    angle = np.arcsin(np.sqrt(shrunk))
+    low, high = (
+        np.sin(np.clip(angle + side * reach, 0, np.pi / 2)) ** 2
+        for side in (-1, 1)
+    )
     return {
         "auroc": area,
         "auroc_low": np.minimum(low, area),

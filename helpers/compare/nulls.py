@@ -18,7 +18,7 @@ from helpers.compare.tables import compare_pair
 from helpers.errors import InputError
 
 LEVEL = 0.05  # what counts as a discovery: p_max or q at most this
-AT_ONCE = 20  # null splits that share their permutations
+AT_ONCE = 50  # null splits that share their permutations
 
 
 def halve(documents: pd.DataFrame, control: str, seed: int) -> pd.DataFrame:
@@ -101,8 +101,8 @@ def null_splits(
     and the halves compared as ``null_pair`` does. Columns: control, sets,
     live, splits; any_max and any_fdr, the shares of splits with any p_max
     or any q at most LEVEL; bound, the share that a level of LEVEL exceeds
-    in one series of splits out of a hundred (binomial). Twenty splits
-    share their permutations, which adds about 2% to the variance.
+    in one series of splits out of a hundred (binomial). Fifty splits
+    share their permutations, which adds about 5% to the variance.
     """
     from scipy.stats import binom
 
