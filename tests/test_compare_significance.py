@@ -16,7 +16,6 @@ from helpers import compare
 from helpers.compare import Contrast, nulls
 from helpers.compare.intervals import effects
 from helpers.compare.permutation import relabelled_p, relabellings
-from helpers.errors import InputError
 
 PAIR = Contrast("a", "b")
 RATES = 0.005, 0.5  # of documents on which a feature fires: log-uniform
@@ -293,7 +292,19 @@ def test_plant_raises_treated_documents_only():
     assert np.isin(raised[changed], fires[fires >= np.median(fires)]).all()
 
 
-def test_too_many_planted_effects():
-    maxima = codes(np.random.default_rng(16), 30, 20)
-    with pytest.raises(InputError, match="live in a vs b; plant at most"):
-        compare.planted_power(maxima, corpus(30), PAIR, planted=21)
+def test_at_most_half_of_the_features_are_planted():
+    maxima = codes(np.random.default_rng(16), 40, 20)
+    found = compare.planted_power(maxima, corpus(40), PAIR, permutations=99)
+    live = compare.live_features(maxima, 1e-3, 5).sum()
+    assert len(found) == 5 and (found["planted"] == live // 2).all()
+
+
+def test_intervals_as_text():
+    maxima, documents = codes(np.random.default_rng(17), 40, 30), corpus(40)
+    table = compare.compare_pair(maxima, documents, PAIR)
+    row, shown = table.iloc[2], compare.with_intervals(table).iloc[2]
+    assert shown["n"] == 80 and shown["feature"] == row["feature"]
+    ends = row["auroc_low"], row["auroc_high"]
+    assert shown["auroc"] == "{:.2f} [{:.2f}, {:.2f}]".format(
+        row["auroc"], *ends
+    )

@@ -45,6 +45,7 @@ from helpers.compare.tables import (
     side_by_side,
     strongest,
     summary,
+    with_intervals,
 )
 from helpers.compare.tendency import Tendency, tendencies, tendency, verdict
 
@@ -84,4 +85,5 @@ __all__ = [
     "tendencies",
     "tendency",
     "verdict",
+    "with_intervals",
 ]

@@ -142,6 +142,24 @@ def strongest(table: pd.DataFrame, count: int) -> pd.DataFrame:
     return top.iloc[np.argsort(place, kind="stable")][list(table.columns)]
 
 
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """A comparison to be read: estimates with their 95% intervals as text.
+
+    -> contrast, feature, n (documents of both classes), deflection,
+    cohens_d and auroc as ``0.71 [0.66, 0.75]``, p_max and q.
+    """
+    shown = table[["contrast", "feature"]].copy()
+    shown["n"] = table["n_treatment"] + table["n_control"]
+    for name in ("deflection", "cohens_d", "auroc"):
+        ends = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        shown[name] = [
+            f"{x:.2f} [{low:.2f}, {high:.2f}]" for x, low, high in ends
+        ]
+    for name in ("p_max", "q"):
+        shown[name] = [f"{p:.2g}" for p in table[name]]
+    return shown.reset_index(drop=True)
+
+
 def best_unit(
     maxima: np.ndarray,
     documents: pd.DataFrame,
