@@ -150,7 +150,7 @@ def test_p_of_sign_flips_is_that_of_full_enumeration():
         ).pvalue
         for column in values.T
     ]
-    p, _ = compare.permutation_p(compare.Units(values), 20_000, 0)
+    p = compare.permutation_p(compare.Units(values), 20_000, 0).p
     assert p == pytest.approx(exact, abs=0.02)
 
 
@@ -171,7 +171,7 @@ def test_p_of_exchanged_labels_is_that_of_full_enumeration():
         ).pvalue
         for column in values.T
     ]
-    p, _ = compare.permutation_p(compare.Units(values, labels), 20_000, 0)
+    p = compare.permutation_p(compare.Units(values, labels), 20_000, 0).p
     assert p == pytest.approx(exact, abs=0.02)
 
 
@@ -181,12 +181,12 @@ def test_p_is_uniform_and_p_max_controlled_under_the_null(matched):
     rng = np.random.default_rng(6)
     labels = None if matched else np.arange(24) < 12
     units = compare.Units(rng.normal(size=(24, 200)), labels)
-    p, _ = compare.permutation_p(units, 999, 0)
+    p = compare.permutation_p(units, 999, 0).p
     assert stats.kstest(p, "uniform").pvalue > 0.01
     families = [
         compare.permutation_p(
             compare.Units(rng.normal(size=(24, 20)), labels), 199, seed
-        )[1].min()
+        ).p_max.min()
         for seed in range(200)
     ]
     found = (np.array(families) <= 0.05).sum()
@@ -198,7 +198,8 @@ def test_p_max_finds_planted_features_and_no_others():
     rng = np.random.default_rng(7)
     values = rng.normal(size=(80, 300))
     values[:, :10] += 1.0
-    p, p_max = compare.permutation_p(compare.Units(values), 999, 0)
+    found = compare.permutation_p(compare.Units(values), 999, 0)
+    p, p_max = found.p, found.p_max
     assert (p_max[:10] <= 0.05).all()
     assert (p_max[10:] <= 0.05).sum() <= 2
     assert (p_max >= p).all()
@@ -209,7 +210,7 @@ def test_scale_of_a_feature_does_not_matter():
     scaled = values * np.array([1, 10, 100, 1e-3, 1e3, 1])
     plain = compare.permutation_p(compare.Units(values), 199, 0)
     other = compare.permutation_p(compare.Units(scaled), 199, 0)
-    assert plain[1].tolist() == other[1].tolist()
+    assert plain.p_max.tolist() == other.p_max.tolist()
 
 
 def test_null_pair_splits_whole_sets_and_keeps_the_other_rows():
@@ -435,13 +436,19 @@ def test_summary_counts_what_the_null_pair_does_not_find():
             "contrast": "a",
             "deflection": [-3.0, 1.0, 0.1],
             "p_max": [0.01, 0.05, 0.9],
+            "q": [0.01, 0.02, 0.05],
         }
     )
     null = pd.DataFrame(
-        {"contrast": "a", "deflection": [0.5, -0.9], "p_max": [0.2, 1.0]}
+        {
+            "contrast": "a",
+            "deflection": [0.5, -0.9],
+            "p_max": [0.2, 1.0],
+            "q": [0.05, 1.0],
+        }
     )
     row = compare.summary(table, null).loc["a"]
-    assert row.tolist() == [3, 2, 2, 3.0, 2, 0, 0.9]
+    assert row.tolist() == [3, 2, 3, 2, 3.0, 2, 0, 1, 0.9]
 
 
 def test_strongest_keeps_the_order_of_contrasts():

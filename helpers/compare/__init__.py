@@ -21,15 +21,19 @@ from helpers.compare.contrasts import (
 )
 from helpers.compare.effects import auroc, cohens_d
 from helpers.compare.lengths import equal_length_max, lengths
+from helpers.compare.nulls import (
+    halve,
+    null_contrast,
+    null_pair,
+    null_splits,
+    planted_power,
+)
 from helpers.compare.overlap import Overlap, pivots, shared_mass, shared_table
 from helpers.compare.permutation import (
-    Tendency,
+    Significance,
     Units,
     matched_sets,
     permutation_p,
-    tendencies,
-    tendency,
-    verdict,
 )
 from helpers.compare.tables import (
     STRONG,
@@ -37,19 +41,19 @@ from helpers.compare.tables import (
     best_units,
     compare,
     compare_pair,
-    halve,
     leads,
-    null_contrast,
-    null_pair,
     side_by_side,
     strongest,
     summary,
+    with_intervals,
 )
+from helpers.compare.tendency import Tendency, tendencies, tendency, verdict
 
 __all__ = [
     "STRONG",
     "Contrast",
     "Overlap",
+    "Significance",
     "Tendency",
     "Units",
     "against",
@@ -68,9 +72,11 @@ __all__ = [
     "matched_sets",
     "null_contrast",
     "null_pair",
+    "null_splits",
     "pairs",
     "permutation_p",
     "pivots",
+    "planted_power",
     "shared_mass",
     "shared_table",
     "side_by_side",
@@ -79,4 +85,5 @@ __all__ = [
     "tendencies",
     "tendency",
     "verdict",
+    "with_intervals",
 ]

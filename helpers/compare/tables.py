@@ -11,36 +11,31 @@ from helpers.compare.contrasts import (
     live_in,
     pairs,
 )
-from helpers.compare.effects import auroc, cohens_d
+from helpers.compare.effects import auroc, chunks
+from helpers.compare.intervals import effects
 from helpers.compare.permutation import matched_sets, permutation_p
-from helpers.errors import InputError
 
 STRONG = 0.9  # an AUROC at least this far to either side is "strong"
+EFFECTS = ["deflection", "cohens_d", "auroc", "rank_biserial"]
+COLUMNS = (
+    ["contrast", "treatment", "control", "feature"]
+    + [name + end for name in EFFECTS for end in ("", "_low", "_high")]
+    + ["mean_treatment", "mean_control", "fires_treatment", "fires_control"]
+    + ["n_treatment", "n_control", "p", "p_max", "p_pooled", "q"]
+)
 
 
 def compare(
     maxima: np.ndarray,
     documents: pd.DataFrame,
     contrasts: Iterable[Contrast],
-    *,
-    threshold: float = 1e-3,
-    min_documents: int = 5,
-    permutations: int = 1000,
-    seed: int = 0,
+    **settings,
 ) -> pd.DataFrame:
-    """One tidy table over several contrasts; see ``compare_pair``."""
-    parts = [
-        compare_pair(
-            maxima,
-            documents,
-            contrast,
-            threshold=threshold,
-            min_documents=min_documents,
-            permutations=permutations,
-            seed=seed,
-        )
-        for contrast in contrasts
-    ]
+    """``compare_pair`` of several contrasts, one tidy table.
+
+    ``settings`` are the keyword arguments of ``compare_pair``.
+    """
+    parts = [compare_pair(maxima, documents, c, **settings) for c in contrasts]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -59,113 +54,46 @@ def compare_pair(
     Columns: contrast, treatment, control, feature; mean_treatment and
     mean_control (poster's definition) and their difference ``deflection``,
     in units of activation; cohens_d; auroc and rank_biserial
-    (= 2 auroc - 1); fires_treatment and fires_control (share of documents
-    above ``threshold``); n_treatment, n_control; p (two-sided permutation
-    by matched set) and p_max (the same, corrected over all rows by the
-    maximum statistic; Westfall and Young 1993). With ``permutations`` 0
-    both are missing (NaN).
+    (= 2 auroc - 1); the ends of their 95% intervals, deflection_low,
+    deflection_high and so on (see ``intervals.effects``); fires_treatment
+    and fires_control (share of documents above ``threshold``);
+    n_treatment, n_control; p (two-sided permutation by matched set), p_max
+    (the same, corrected over all rows by the maximum statistic; Westfall
+    and Young 1993), p_pooled (p, its tail counted in the null statistics
+    of all rows) and q (p_pooled after Benjamini and Hochberg 1995). With
+    ``permutations`` 0 these four are missing (NaN).
 
     Raises InputError for a label that the documents do not have, and if
     no feature is live.
     """
     live = live_in(maxima, documents, contrast, threshold, min_documents)
-    first, second = class_rows(documents, contrast)
-    a, b = maxima[first][:, live], maxima[second][:, live]
-    table = _effects(a, b, threshold)
-    units = matched_sets(maxima[:, live], documents, contrast)
-    table["p"], table["p_max"] = permutation_p(units, permutations, seed)
-    for place, (name, value) in enumerate(
-        {
-            "contrast": contrast.name,
-            "treatment": contrast.treatment,
-            "control": contrast.control,
-            "feature": live,
-        }.items()
-    ):
-        table.insert(place, name, value)
-    return table
+    rows = class_rows(documents, contrast)
+    groups = documents["group"].to_numpy()[np.concatenate(rows)]
+    parts = []
+    for c in chunks(len(live)):
+        a, b = (maxima[r[:, None], live[c]] for r in rows)
+        parts.append(_measured(a, b, groups, threshold))
+    units = matched_sets(maxima, documents, contrast, live)
+    found = permutation_p(units, permutations, seed)
+    return pd.concat(parts, ignore_index=True).assign(
+        contrast=contrast.name,
+        treatment=contrast.treatment,
+        control=contrast.control,
+        feature=live,
+        n_treatment=len(rows[0]),
+        n_control=len(rows[1]),
+        p=found.p,
+        p_max=found.p_max,
+        p_pooled=found.p_pooled,
+        q=found.q,
+    )[COLUMNS]
 
 
-def _effects(a: np.ndarray, b: np.ndarray, threshold: float) -> pd.DataFrame:
+def _measured(a, b, groups, threshold) -> pd.DataFrame:
     """Means, effect sizes and firing shares, a row a column of a and b."""
-    ranks = auroc(a, b)
-    means = a.mean(0, np.float64), b.mean(0, np.float64)
-    return pd.DataFrame(
-        {
-            "deflection": means[0] - means[1],
-            "cohens_d": cohens_d(a, b),
-            "auroc": ranks,
-            "rank_biserial": 2 * ranks - 1,
-            "mean_treatment": means[0],
-            "mean_control": means[1],
-            "fires_treatment": (a > threshold).mean(0),
-            "fires_control": (b > threshold).mean(0),
-            "n_treatment": len(a),
-            "n_control": len(b),
-        }
-    )
-
-
-def halve(documents: pd.DataFrame, control: str, seed: int) -> pd.DataFrame:
-    """The null pair: the control's documents, split in half by set.
-
-    -> a frame like ``documents`` whose control rows are relabelled
-    ``"<control>, half 1"`` and ``"... half 2"``; other rows keep theirs,
-    so the rows still match the document maxima.
-
-    Raises InputError if the control has fewer than four matched sets.
-    """
-    rows = (documents["label"] == control).to_numpy()
-    groups = np.unique(documents["group"].to_numpy()[rows])
-    if len(groups) < 4:
-        raise InputError(
-            f"the control {control!r} has {len(groups)} matched sets; "
-            "a null pair needs at least 4"
-        )
-    shuffled = np.random.default_rng(seed).permutation(groups)
-    first = np.isin(documents["group"], shuffled[: len(groups) // 2])
-    names = [_half(control, side) for side in (0, 1)]
-    label = documents["label"].to_numpy(object).copy()
-    label[rows] = np.where(first[rows], names[0], names[1])
-    return documents.assign(label=label)
-
-
-def _half(control: str, side: int) -> str:
-    return f"{control}, half {side + 1}"
-
-
-def null_contrast(control: str) -> Contrast:
-    """The contrast between the two halves that ``halve`` names."""
-    return Contrast(_half(control, 0), _half(control, 1))
-
-
-def null_pair(
-    maxima: np.ndarray,
-    documents: pd.DataFrame,
-    contrasts: Iterable[Contrast],
-    *,
-    seed: int = 0,
-    **settings,
-) -> pd.DataFrame:
-    """``compare`` on the null pair of each contrast's control.
-
-    -> the same columns; ``contrast`` keeps the real contrast's name, so
-    the two tables join. ``settings`` are those of ``compare_pair``.
-    """
-    contrasts, parts = list(contrasts), {}
-    for contrast in contrasts:
-        control = contrast.control
-        if control not in parts:
-            parts[control] = compare_pair(
-                maxima,
-                halve(documents, control, seed),
-                null_contrast(control),
-                seed=seed,
-                **settings,
-            )
-    return pd.concat(
-        [parts[c.control].assign(contrast=c.name) for c in contrasts],
-        ignore_index=True,
+    return pd.DataFrame(effects(a, b, groups)).assign(
+        fires_treatment=(a > threshold).mean(0),
+        fires_control=(b > threshold).mean(0),
     )
 
 
@@ -174,9 +102,10 @@ def summary(
 ) -> pd.DataFrame:
     """How much a contrast finds, beside its null pair: a row a contrast.
 
-    Columns: live, found (p_max at most ``alpha``), beyond_null (deflection
-    larger in size than any in the null pair), largest (size of the largest
-    deflection); null_live, null_found, null_largest.
+    Columns: live, found (p_max at most ``alpha``), found_fdr (q at most
+    ``alpha``), beyond_null (deflection larger in size than any in the null
+    pair), largest (size of the largest deflection); null_live, null_found,
+    null_found_fdr, null_largest.
     """
     rows = {}
     for name, part in table.groupby("contrast", sort=False):
@@ -186,10 +115,12 @@ def summary(
         rows[name] = {
             "live": len(part),
             "found": int((part["p_max"] <= alpha).sum()),
+            "found_fdr": int((part["q"] <= alpha).sum()),
             "beyond_null": int((size > highest).sum()),
             "largest": float(size.max()),
             "null_live": len(control),
             "null_found": int((control["p_max"] <= alpha).sum()),
+            "null_found_fdr": int((control["q"] <= alpha).sum()),
             "null_largest": float(highest),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -209,6 +140,24 @@ def strongest(table: pd.DataFrame, count: int) -> pd.DataFrame:
     names = list(dict.fromkeys(table["contrast"]))
     place = top["contrast"].map(names.index)
     return top.iloc[np.argsort(place, kind="stable")][list(table.columns)]
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """A comparison to be read: estimates with their 95% intervals as text.
+
+    -> contrast, feature, n (documents of both classes), deflection,
+    cohens_d and auroc as ``0.71 [0.66, 0.75]``, p_max and q.
+    """
+    shown = table[["contrast", "feature"]].copy()
+    shown["n"] = table["n_treatment"] + table["n_control"]
+    for name in ("deflection", "cohens_d", "auroc"):
+        ends = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        shown[name] = [
+            f"{x:.2f} [{low:.2f}, {high:.2f}]" for x, low, high in ends
+        ]
+    for name in ("p_max", "q"):
+        shown[name] = [f"{p:.2g}" for p in table[name]]
+    return shown.reset_index(drop=True)
 
 
 def best_unit(
