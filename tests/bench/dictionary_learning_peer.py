@@ -8,6 +8,7 @@ here it may use it there too.
 
 import contextlib
 
+import nnsight
 import torch
 from dictionary_learning.trainers import (
     BatchTopKTrainer,
@@ -21,6 +22,10 @@ from dictionary_learning.trainers.matryoshka_batch_top_k import (
 )
 
 from tests.bench.versions import Task, Version
+
+# Its import brings nnsight, which replaces parts of torch, einops and math;
+# torch.compile then fails in the whole process. Its trainers use none of it.
+nnsight.DEFAULT_PATCHER.__exit__(None, None, None)
 
 KINDS = {
     "topk": TopKTrainer,
