@@ -143,7 +143,8 @@ def whole_run(
         for version, trainer in turns.items():
             seconds = timed(trainer.step, next(given))
             found[version]["seconds"].append(seconds)
-    found[ours]["l0"] = float((loop.codes(batches[0]) > 0).sum(1).float().mean())
+    active = (loop.codes(batches[0]) > 0).sum(1).float()
+    found[ours]["l0"] = float(active.mean())
     loop.close()
     return list(found.values())
 
