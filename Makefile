@@ -15,6 +15,11 @@ BIN := $(VENV)/bin
 # Named by content, so that touching a file installs nothing again.
 LOCK := $(shell cat $(LOCKFILE) pyproject.toml | git hash-object --stdin)
 READY := $(VENV)/.ready-$(LOCK)
+# The benchmark's peers have a place of their own that sees .venv's packages:
+# what they ask for would bring another torch.
+PEERS := .venv-bench
+PEERS_LOCK := $(shell cat requirements-bench.lock | git hash-object --stdin)
+PEERS_READY := $(PEERS)/.ready-$(LOCK)-$(PEERS_LOCK)
 RUN := $(BIN)/python -m helpers.execute
 WHEELS := $(PYTHON) cluster/wheelhouse.py
 # With a wheelhouse, pip reads no settings either: they may name an index.
@@ -28,10 +33,10 @@ define CHECK
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheelhouse execute publish book serve test lint bench clean
+.PHONY: help setup wheelhouse execute publish book serve test lint bench bench-full clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | \
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  settings: PROFILE=laptop ONLY=05 PARAMS=\"name=value ...\" PORT=8000 PYTHON=python3.12 SYSTEM_TORCH=1 WHEELHOUSE=wheelhouse"
 
@@ -70,8 +75,19 @@ test: $(READY) ## all tests: units, chapters, book, browser
 lint: $(READY) ## style of code and notebooks
 	@$(BIN)/ruff check helpers tests notebooks cluster
 
-bench: $(READY) ## paired timings of the training loops
-	@$(BIN)/python -m tests.bench
+bench: $(PEERS_READY) ## our loop and its peers: speed, memory, quality
+	@$(PEERS)/bin/python -m tests.bench --profile "$(PROFILE)"
+
+bench-full: $(PEERS_READY) ## the same with more rounds, seeds, tokens (hours)
+	@$(PEERS)/bin/python -m tests.bench --full --profile "$(PROFILE)"
+
+$(PEERS_READY): $(READY)
+	@echo "installing the benchmark's peers into $(PEERS) (once)"
+	@$(BIN)/python -m venv $(if $(SYSTEM_TORCH),--system-site-packages) $(PEERS)
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
+	  $$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/book.pth
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.lock
+	@rm -f $(PEERS)/.ready-* && touch $@
 
 clean: ## remove what was built and run; the published book stays
 	rm -rf _build artifacts

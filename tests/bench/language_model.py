@@ -1,4 +1,4 @@
-"""``make bench``: paired timings of the language model's training step.
+"""Paired timings of the language model's training step.
 
 Ours against calling the ``HookedTransformer`` itself, in float32 and under
 bfloat16 autocast, each with the same weights, batch, fused AdamW and
@@ -81,17 +81,9 @@ def measure(batch: int) -> dict[str, float]:
     return {k: count / statistics.median(v) for k, v in times.items()}
 
 
-def main() -> None:
-    """Print a table for small and large batches."""
-    print(f"training step, one layer, {torch.get_num_threads()} threads")
-    for batch in (8, 64):
-        speeds = measure(batch)
-        best = max(v for k, v in speeds.items() if not k.startswith("ours"))
-        print(f"\nbatch of {batch} contexts of {SHAPE.context} tokens")
-        for name, speed in speeds.items():
-            ratio = speed / best
-            print(f"  {name:<27}{speed:>9,.0f} tokens/s {ratio:6.2f}x")
-
-
-if __name__ == "__main__":
-    main()
+def rows(batch: int) -> list[dict]:
+    """The same as rows of the benchmark."""
+    return [
+        {"version": name, "tokens_per_second": speed}
+        for name, speed in measure(batch).items()
+    ]
