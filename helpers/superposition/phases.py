@@ -66,7 +66,7 @@ def diagram(
     margin (how much dearer the next is, relative), trained (the phase that
     was found), loss (its expected loss), w_first, w_second.
     """
-    points = [(s, r) for s in densities for r in importances]
+    points = [(float(s), float(r)) for s in densities for r in importances]
     toys = train(
         [s for s, _ in points],
         torch.tensor([[r, 1.0] for _, r in points]),
