@@ -84,6 +84,11 @@ def tensorboard(profile: str, name: str) -> Path:
     return artifacts(profile) / "tensorboard" / name
 
 
+def activations(profile: str) -> Path:
+    """Activations kept on disk, where that was asked for."""
+    return artifacts(profile) / "activations"
+
+
 def feature_table(profile: str, sae_name: str, corpus_name: str) -> Path:
     """Sparse activations of one SAE on one corpus."""
     return artifacts(profile) / "features" / f"{sae_name}--{corpus_name}"

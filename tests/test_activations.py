@@ -1,8 +1,10 @@
 """Streaming activations: what is read, in which order, what is left out."""
 
+import errno
 import functools
 import itertools
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,3 +277,65 @@ def test_ahead_closes_what_it_reads():
     next(found)
     del found  # forgotten, as by an exception
     assert len(closed) == 1 and not closed[0].is_alive()
+
+
+def stored(folder, start=0, opened=None):
+    """Batches through the disk; ``opened`` gets where streams begin."""
+
+    def stream(place):
+        if opened is not None:
+            opened.append(place)
+        return activations.stream(
+            tiny_model(), tokens(), HOOKS, batch=16, buffer=64, start=place
+        )
+
+    return activations.cached(folder, stream, start)
+
+
+def read(made, count):
+    return list(itertools.islice(made, count))
+
+
+@pytest.mark.parametrize("start", [0, 3, 8, 21])
+def test_the_cache_gives_the_streams_bits(start, tmp_path):
+    plain = activations.stream(
+        tiny_model(), tokens(), HOOKS, batch=16, buffer=64, start=start
+    )
+    expected = read(plain, 30)
+    # the second time all shards that were read to their end are on disk
+    for place in (start // 8 * 8, (start + 29) // 8 * 8):
+        asked = []
+        found = read(stored(tmp_path, start, asked), 30)
+        for a, b in zip(expected, found, strict=True):
+            assert all(torch.equal(a[name], b[name]) for name in HOOKS)
+        assert asked == [place]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_damaged_shard_is_made_again(tmp_path):
+    whole = read(stored(tmp_path), 17)
+    second = tmp_path / "shard-000001.safetensors"
+    second.write_bytes(second.read_bytes()[:-100])
+    for a, b in zip(whole, read(stored(tmp_path), 17), strict=True):
+        assert torch.equal(a[HOOKS[0]], b[HOOKS[0]])
+
+
+def test_a_full_disk_only_ends_the_keeping(tmp_path, monkeypatch):
+    write, left = Path.write_bytes, [1]
+
+    def full(path, content):
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left.pop()
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.warns(UserWarning, match="not kept on disk any more") as said:
+        found = read(stored(tmp_path), 40)
+    assert len(said) == 1 and "no disk space left" in str(said[0].message)
+    assert [file.name for file in tmp_path.iterdir()] == [
+        "shard-000000.safetensors"
+    ]
+    monkeypatch.undo()
+    for a, b in zip(found, read(stored(tmp_path), 40), strict=True):
+        assert torch.equal(a[HOOKS[0]], b[HOOKS[0]])

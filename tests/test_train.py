@@ -2,13 +2,12 @@
 
 import dataclasses
 import itertools
-import types
 
 import numpy as np
 import pytest
 import torch
 
-from helpers import kernels, paths, sae, train
+from helpers import kernels, sae, train
 from helpers.errors import InputError
 from helpers.train import guard, loop, revival
 from tests.train_worker import data
@@ -384,49 +383,3 @@ def test_bad_settings(wrong, sentence):
 def test_unknown_architecture():
     with pytest.raises(InputError, match="unknown SAE architecture 'topq'"):
         train.build("topq", 1, "h", expansion=1, k=1, l1=0, seed=0)
-
-
-def test_make_sae_end_to_end(tmp_path, monkeypatch):
-    pytest.importorskip("helpers.language_model")
-    from helpers import artifacts
-    from tests.test_activations import tiny_model
-
-    monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
-    stream = np.random.default_rng(0).integers(1, 30, 600).astype(np.uint16)
-    monkeypatch.setattr(
-        "helpers.language_model.models.load_language_model",
-        lambda _: tiny_model(),
-    )
-    monkeypatch.setattr(
-        "helpers.text.tokens.load_tokens",
-        lambda _: types.SimpleNamespace(train=stream),
-    )
-    inputs = []
-    for name in ("model", "tokens"):
-        inputs.append(
-            artifacts.produce(
-                tmp_path / name,
-                lambda folder: (folder / "x").write_text(""),
-                parameters={},
-            )
-        )
-
-    def make():
-        return train.make_sae(
-            "p", "topk-2x", *inputs, expansion=2, k=4, activations=256,
-            batch=32, checkpoint_every=0,
-        )  # fmt: skip
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sae, "save", lambda *_: 1 / 0)  # stopped just before
-        with pytest.raises(ZeroDivisionError):
-            make()
-    left = paths.checkpoints("p", "topk-2x")
-    assert (left / "step-0000000008.pt").exists()
-    with monkeypatch.context() as patch:
-        patch.setattr(sae.SAE, "gradients", lambda *_: 1 / 0)  # none is left
-        made = make()
-    assert not left.exists()
-    loaded, log = train.load_sae(made), train.load_log(made)
-    assert (loaded.d_in, loaded.d_sae, loaded.k) == (32, 64, 4)
-    assert log["tokens"].tolist() == [256]

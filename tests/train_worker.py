@@ -58,7 +58,7 @@ def streamed(architecture, folder, kill=None, how=signal.SIGKILL):
     def batches(first):
         stream = activations.stream(
             tiny_model(), text, [HOOK], batch=32, seed=3, buffer=128,
-            rows_per_pass=9, start=first,
+            rows_per_pass=9, start=first, overlap=True,
         )  # fmt: skip
         for step, part in enumerate(stream, first):
             if step == kill:

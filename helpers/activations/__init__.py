@@ -7,7 +7,8 @@ also the beginning-of-sequence token) are left out, here and in every metric.
 """
 
 from helpers.activations.ahead import ahead
+from helpers.activations.cache import cached
 from helpers.activations.forward import run, width
 from helpers.activations.stream import BOS, contexts, stream
 
-__all__ = ["BOS", "ahead", "contexts", "run", "stream", "width"]
+__all__ = ["BOS", "ahead", "cached", "contexts", "run", "stream", "width"]

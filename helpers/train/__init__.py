@@ -20,7 +20,7 @@ from helpers.train.loop import (
 from helpers.train.meter import Meter
 from helpers.train.revival import add_aux_gradients
 from helpers.train.settings import Settings, learning_rate
-from helpers.train.stage import LOG, load_log, load_sae, make_sae
+from helpers.train.stage import LOG, load_log, load_sae, make_sae, make_saes
 from helpers.train.start import SAMPLE, geometric_median, unit_scale
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "load_log",
     "load_sae",
     "make_sae",
+    "make_saes",
     "optimiser",
     "take_step",
     "train",
