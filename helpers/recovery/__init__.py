@@ -1,0 +1,41 @@
+"""Feature recovery: which unit says that a token carries a known factor?
+
+The synthetic corpora know, for each token, the factors that made it
+(``helpers.synthesis.truth``). Every factor, and every value of it that is
+frequent enough, is a *target*: a yes or no for each token. A unit (feature,
+neuron, random direction) is a detector of it: it says yes where it is active
+at least at a threshold. The best unit and its threshold are chosen on one
+half of the matched sets and scored on the other half.
+"""
+
+from helpers.recovery.columns import Columns
+from helpers.recovery.scores import (
+    Study,
+    headline,
+    outcome,
+    recover,
+    specialists,
+)
+from helpers.recovery.tables import (
+    halves,
+    random_directions,
+    sample_sets,
+    take,
+)
+from helpers.recovery.targets import PRESENT, Targets, find_targets
+
+__all__ = [
+    "PRESENT",
+    "Columns",
+    "Study",
+    "Targets",
+    "find_targets",
+    "halves",
+    "headline",
+    "outcome",
+    "random_directions",
+    "recover",
+    "sample_sets",
+    "specialists",
+    "take",
+]
