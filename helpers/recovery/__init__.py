@@ -9,6 +9,14 @@ half of the matched sets and scored on the other half.
 """
 
 from helpers.recovery.columns import Columns
+from helpers.recovery.levels import (
+    by_level,
+    correlations,
+    effective_classes,
+    fires_on,
+    made_of,
+    strong_classes,
+)
 from helpers.recovery.scores import (
     Study,
     headline,
@@ -16,12 +24,8 @@ from helpers.recovery.scores import (
     recover,
     specialists,
 )
-from helpers.recovery.tables import (
-    halves,
-    random_directions,
-    sample_sets,
-    take,
-)
+from helpers.recovery.several import together
+from helpers.recovery.tables import align, halves, random_directions, take
 from helpers.recovery.targets import PRESENT, Targets, find_targets
 
 __all__ = [
@@ -29,13 +33,20 @@ __all__ = [
     "Columns",
     "Study",
     "Targets",
+    "align",
+    "by_level",
+    "correlations",
+    "effective_classes",
     "find_targets",
+    "fires_on",
     "halves",
     "headline",
+    "made_of",
     "outcome",
     "random_directions",
     "recover",
-    "sample_sets",
     "specialists",
+    "strong_classes",
     "take",
+    "together",
 ]

@@ -1,6 +1,8 @@
 """Parts of a feature table, and the tables of random directions."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,20 +45,28 @@ def take(table: "FeatureTable", kept: np.ndarray) -> "FeatureTable":
     )
 
 
-def sample_sets(
-    table: "FeatureTable", groups: np.ndarray, tokens: int, seed: int = 0
-) -> np.ndarray:
-    """Places of the documents of random matched sets: at most ``tokens``.
+def align(
+    tables: Mapping[str, "FeatureTable"], most: int
+) -> dict[str, "FeatureTable"]:
+    """The tables on the documents that all of them have, ``most`` of these.
 
-    ``groups`` [documents]: the set of each document of the table. Whole
-    sets only, drawn in a random order until the next would be too many.
+    Evenly spread over the corpus, as ``make_features`` spreads them.
+    Raises InputError if the tables have no document in common.
     """
-    lengths = np.diff(table.offsets)
-    names, place = np.unique(groups, return_inverse=True)
-    size = np.bincount(place, weights=lengths)
-    order = np.random.default_rng(seed).permutation(len(names))
-    chosen = order[np.cumsum(size[order]) <= tokens]
-    return np.flatnonzero(np.isin(place, chosen))
+    common = functools.reduce(
+        np.intersect1d, [table.documents for table in tables.values()]
+    )
+    if not len(common):
+        raise InputError(
+            f"the tables of {', '.join(tables)} have no document in common; "
+            "make them from the same split of one corpus"
+        )
+    if most < len(common):
+        common = common[np.arange(most) * len(common) // most]
+    return {
+        name: take(table, np.flatnonzero(np.isin(table.documents, common)))
+        for name, table in tables.items()
+    }
 
 
 def halves(groups: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
