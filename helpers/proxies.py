@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 NEVER = 1e-10  # probability of what a context does not allow
 SCRIPTS = {  # Unicode blocks of the letters
-    "Arabic": "\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufeff",
+    "Arabic": "\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff"
+    "\ufb50-\ufdff\ufe70-\ufeff",
     "Hebrew": "\u0590-\u05ff\ufb1d-\ufb4f",
     "Korean": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
     "Chinese": "\u3400-\u4dbf\u4e00-\u9fff",
@@ -38,8 +39,8 @@ def script_proxy(
     By Bayes' rule this is the ratio for the token's own string. P(script |
     token) is 1 if all its characters are in the script's blocks and NEVER if
     not; for a piece of a character it is the share of the piece's
-    occurrences in ``texts`` (one a document) in which the character is. P(script): share of all
-    tokens. Raises InputError for an unknown script.
+    occurrences in ``texts`` (one a document) whose character is. P(script):
+    share of all tokens. Raises InputError for an unknown script.
     """
     if script not in SCRIPTS:
         raise unknown("script", script, SCRIPTS)

@@ -19,10 +19,11 @@ from helpers.recovery.levels import (
 )
 from helpers.recovery.scores import (
     Study,
+    duel,
     headline,
-    outcome,
     recover,
     specialists,
+    tally,
 )
 from helpers.recovery.several import together
 from helpers.recovery.tables import align, halves, random_directions, take
@@ -36,17 +37,18 @@ __all__ = [
     "align",
     "by_level",
     "correlations",
+    "duel",
     "effective_classes",
     "find_targets",
     "fires_on",
     "halves",
     "headline",
     "made_of",
-    "outcome",
     "random_directions",
     "recover",
     "specialists",
     "strong_classes",
     "take",
+    "tally",
     "together",
 ]

@@ -10,7 +10,13 @@ import pandas as pd
 from helpers.errors import InputError
 from helpers.recovery.columns import Best, Columns
 from helpers.recovery.tables import halves, take
-from helpers.recovery.targets import ENTRY, Targets, find_targets, shared
+from helpers.recovery.targets import (
+    ENTRY,
+    PRESENT,
+    Targets,
+    find_targets,
+    shared,
+)
 
 if TYPE_CHECKING:
     from helpers.features import FeatureTable
@@ -23,16 +29,17 @@ SCORES = ["precision", "recall", "f1"]
 class Study:
     """What ``recover`` found.
 
-    ``scores``: a row a target and basis, with factor, value, basis, unit and
-    threshold (chosen by F1 on the first half), and from the second half
-    base_rate, positives, sets, always (F1 of a unit that always fires),
-    precision, recall and f1 with _low and _high (95%, bootstrap over
-    matched sets), auroc_unit (chosen by AUROC on the first half), auroc;
-    behind with behind_low and behind_high: how far its F1 lies below that
-    of the first basis, on the same resamples.
-    ``units``: a row a basis and unit that can tell any target, with the
-    target it tells best (chosen on the first half), f1 and precision of
-    that (second half).
+    ``scores``: a row a target and basis, with corpus, target (its name),
+    factor, value, basis, unit and threshold (chosen by F1 on the first
+    half); on the second half base_rate, positives, sets, always (F1 of a
+    unit that always fires), precision, recall and f1 with _low and _high
+    (95%, bootstrap over matched sets), auroc_unit (chosen by AUROC on the
+    first half), auroc; behind with behind_low and behind_high: how far its
+    F1 lies below that of the first basis, on the same resamples.
+    ``units``: a row a basis and unit that beats "always fires" for any
+    target, with the target for which it does so most (by skill, on the first
+    half); f1, precision and skill of that on the second half. Skill is (f1 -
+    always) / (1 - always): 0 for a unit that always fires, 1 for the truth.
     """
 
     scores: pd.DataFrame
@@ -76,7 +83,12 @@ def recover(
         _basis(name, [take(table, p) for p in places], choose, score, draw)
         for name, table in bases.items()
     ]
-    return Study(_joined([p[0] for p in parts]), pd.concat([p[1] for p in parts]))
+    rows, units = zip(*parts, strict=True)
+    scores, units = _joined(rows), pd.concat(units, ignore_index=True)
+    for frame in (scores, units):
+        frame.insert(0, "corpus", documents["corpus"].iloc[0])
+        frame.insert(1, "target", _named(frame))
+    return Study(scores, units)
 
 
 @dataclass(frozen=True)
@@ -112,15 +124,26 @@ def _basis(name, tables, choose: Targets, score: Targets, draw: _Draw):
     for target, rows in enumerate(choose.rows):
         found = columns.scores(rows)
         bests.append((found.best("f1"), found.best("auroc")))
-        better = found.f1 > top[0][found.units]
+        skill = _skill(found.f1, len(rows) / columns.n_tokens)
+        better = skill > top[0][found.units]
         units = found.units[better]
-        top[0][units], top[1][units] = found.f1[better], target
+        top[0][units], top[1][units] = skill[better], target
         levels[units] = found.threshold[better]
     held = Columns(tables[1])
     own = [Best(u, levels[u], top[0][u]) for u in np.flatnonzero(top[0])]
     told = np.array([top[1][best.unit] for best in own], int)
     units = _specialists(held, own, told, score).assign(basis=name)
     return _score(name, held, bests, score, draw), units
+
+
+def _always(base_rate):
+    """F1 of a unit that fires on every token."""
+    return 2 * base_rate / (1 + base_rate)
+
+
+def _skill(f1, base_rate):
+    """How far F1 is on the way from "always fires" to the truth."""
+    return (f1 - _always(base_rate)) / (1 - _always(base_rate))
 
 
 def _score(name, held: Columns, bests, score: Targets, draw: _Draw):
@@ -142,7 +165,7 @@ def _score(name, held: Columns, bests, score: Targets, draw: _Draw):
         basis=name,
         unit=[best.unit for best, _ in bests],
         threshold=[best.threshold for best, _ in bests],
-        always=2 * score.names["base_rate"] / (1 + score.names["base_rate"]),
+        always=_always(score.names["base_rate"]),
         auroc_unit=[ranked.unit for _, ranked in bests],
         auroc=aurocs,
     )
@@ -184,6 +207,12 @@ def _joined(parts) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def _named(frame: pd.DataFrame) -> pd.Series:
+    """``factor`` or ``factor: value``."""
+    value = (": " + frame["value"]).where(frame["value"] != PRESENT, "")
+    return frame["factor"] + value
+
+
 def _specialists(held, own, told, score: Targets) -> pd.DataFrame:
     """Each unit's own best target, scored on the second half."""
     rows = []
@@ -200,20 +229,17 @@ def _specialists(held, own, told, score: Targets) -> pd.DataFrame:
         positive[score.rows[target]] = False
     names = ["unit", "target", "f1", "true", "fired"]
     frame = pd.DataFrame(rows, columns=names).sort_values("unit")
-    told_names = score.names[ENTRY].iloc[frame["target"]]
-    frame[ENTRY] = told_names.to_numpy()
+    target = score.names.iloc[frame["target"]]
+    frame[ENTRY] = target[ENTRY].to_numpy()
     frame["precision"] = frame["true"] / frame["fired"].clip(lower=1)
-    columns = ["unit", *ENTRY, "f1", "precision"]
+    frame["skill"] = _skill(frame["f1"], target["base_rate"].to_numpy())
+    columns = ["unit", *ENTRY, "f1", "precision", "skill"]
     return frame[columns].reset_index(drop=True)
 
 
-def headline(
-    scores: pd.DataFrame, keys: list[str], score: str = "f1"
-) -> pd.DataFrame:
-    """One row a target: base rate, then "0.91 [0.88, 0.93]" a basis.
-
-    ``keys``: the columns that name a target in ``scores``.
-    """
+def headline(scores: pd.DataFrame, score: str = "f1") -> pd.DataFrame:
+    """One row a target: base rate, then "0.91 [0.88, 0.93]" a basis."""
+    keys = ["corpus", "target"]
     shown = scores.assign(
         text=[
             f"{v:.2f} [{low:.2f}, {high:.2f}]"
@@ -231,28 +257,51 @@ def headline(
     return wide
 
 
-def outcome(scores: pd.DataFrame, rival: str) -> pd.Series:
-    """Does the first basis win against ``rival``? "ahead", "behind", "even".
+def duel(scores: pd.DataFrame, rival: str) -> pd.DataFrame:
+    """The first basis against ``rival``: a row a target.
 
-    Decided target by target, by the 95% interval of the difference in F1.
+    Columns: corpus, factor, target, base_rate, always, features and rival
+    (F1 of the two), gap (features - rival) with gap_low and gap_high, and
+    outcome: "ahead" or "behind" if the 95% interval of the gap leaves out 0,
+    else "even".
     """
-    rows = scores[scores["basis"] == rival]
-    verdict = np.select(
-        [rows["behind_low"] > 0, rows["behind_high"] < 0],
-        ["ahead", "behind"],
-        "even",
+    rows = scores[scores["basis"] == rival].reset_index(drop=True)
+    shared = ["corpus", "factor", "target", "base_rate", "always"]
+    frame = rows[shared].assign(
+        features=rows["f1"] + rows["behind"],
+        rival=rows["f1"],
+        gap=rows["behind"],
+        gap_low=rows["behind_low"],
+        gap_high=rows["behind_high"],
     )
-    return pd.Series(verdict, index=rows.index, name=rival)
+    sides = [frame["gap_low"] > 0, frame["gap_high"] < 0]
+    return frame.assign(outcome=np.select(sides, ["ahead", "behind"], "even"))
 
 
-def specialists(units: pd.DataFrame, scores=(0.5, 0.8)) -> pd.DataFrame:
+def tally(duels: pd.DataFrame) -> str:
+    """The outcomes of ``duel`` in words: "is ahead on 3 of 10, ..."."""
+    count = duels["outcome"].value_counts().reindex(
+        ["ahead", "behind", "even"], fill_value=0
+    )
+    return (
+        f"is ahead on {count['ahead']} of {len(duels)}, behind on "
+        f"{count['behind']}, and on {count['even']} the difference is within "
+        "its interval"
+    )
+
+
+def specialists(units: pd.DataFrame, skill: float = 0.5) -> pd.DataFrame:
     """How many units of each basis tell something: a row a basis.
 
-    Columns: units (that can tell any target at all), median (of F1) and the
-    number with an F1 of each of ``scores`` or more.
+    Columns: units (that beat "always fires" for any target), median (of
+    their best skill, on the half it was not chosen on), able (units with at
+    least ``skill``) and targets (different ones among what these tell).
     """
-    by = units.groupby("basis", sort=False)["f1"]
+    able = units[units["skill"] >= skill]
+    names = able["corpus"] + "/" + able["target"]
+    by = units.groupby("basis", sort=False)["skill"]
     frame = pd.DataFrame({"units": by.size(), "median": by.median()})
-    for score in scores:
-        frame[f"F1 ≥ {score:g}"] = by.agg(lambda f, s=score: int((f >= s).sum()))
-    return frame
+    frame["able"] = able.groupby("basis").size()
+    frame["targets"] = names.groupby(able["basis"]).nunique()
+    whole = ["able", "targets"]
+    return frame.fillna({w: 0 for w in whole}).astype({w: int for w in whole})

@@ -1,5 +1,6 @@
 """Targets: for each factor, and each value of it, the tokens that have it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,13 @@ class Targets:
     names: pd.DataFrame
     rows: list[np.ndarray]
     n_tokens: int
+
+    def mask(self, name: Mapping) -> np.ndarray:
+        """Which tokens have the target of a row of names: bool [tokens]."""
+        place = _keys(self.names).index((name["factor"], name["value"]))
+        held = np.zeros(self.n_tokens, bool)
+        held[self.rows[place]] = True
+        return held
 
     def pick(self, names: pd.DataFrame) -> "Targets":
         """Those of the given factors and values, in the given order."""
