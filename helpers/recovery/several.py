@@ -13,7 +13,7 @@ from helpers.recovery.targets import find_targets
 if TYPE_CHECKING:
     from helpers.features import FeatureTable
 
-CANDIDATES = 100  # units that are tried, the best by themselves
+CANDIDATES = 50  # units that are tried, the best by themselves
 
 
 def together(

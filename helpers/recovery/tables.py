@@ -46,12 +46,12 @@ def take(table: "FeatureTable", kept: np.ndarray) -> "FeatureTable":
 
 
 def align(
-    tables: Mapping[str, "FeatureTable"], most: int
+    tables: Mapping[str, "FeatureTable"], most: int, seed: int = 0
 ) -> dict[str, "FeatureTable"]:
     """The tables on the documents that all of them have, ``most`` of these.
 
-    Evenly spread over the corpus, as ``make_features`` spreads them.
-    Raises InputError if the tables have no document in common.
+    They are drawn at random: an even step over a corpus whose labels take
+    turns may favour some of them. Raises InputError if the tables have no document in common.
     """
     common = functools.reduce(
         np.intersect1d, [table.documents for table in tables.values()]
@@ -61,8 +61,7 @@ def align(
             f"the tables of {', '.join(tables)} have no document in common; "
             "make them from the same split of one corpus"
         )
-    if most < len(common):
-        common = common[np.arange(most) * len(common) // most]
+    common = np.random.default_rng(seed).permutation(common)[:most]
     return {
         name: take(table, np.flatnonzero(np.isin(table.documents, common)))
         for name, table in tables.items()
