@@ -254,7 +254,7 @@ def growth(frame: pd.DataFrame):
         .encode(
             x=x,
             y=score,
-            color=colour,
+            color=alt.Color("basis:N", legend=None, scale=_scale(names)),
             detail="target:N",
             tooltip=["target:N", "basis:N", "n:O", "f1:Q"],
         )
@@ -275,7 +275,11 @@ def growth(frame: pd.DataFrame):
             tooltip=["basis:N", "n:O", "f1:Q"],
         )
     )
-    return alt.layer(thin, thick).properties(width=WIDTH, height=HEIGHT)
+    return (
+        alt.layer(thin, thick)
+        .resolve_scale(color="independent")
+        .properties(width=WIDTH, height=HEIGHT)
+    )
 
 
 def class_bars(shares: pd.DataFrame):

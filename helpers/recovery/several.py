@@ -28,8 +28,9 @@ def together(
 
     ``names``: the targets' factor and value. On the first half of the
     matched sets units are added one by one, each at its own best threshold
-    and each the one that raises F1 most; the second half is scored. -> a row
-    a target, basis and n, with f1.
+    and each the one that raises F1 most, until none does; the second half is
+    scored. -> a row a target, basis and n, with f1 (that of fewer units, if
+    no further one was added).
     """
     groups = documents["group"].to_numpy()
     places = halves(groups, seed)
@@ -43,7 +44,8 @@ def together(
         first, second = (Columns(take(table, p)) for p in places)
         for at, (factor, value) in enumerate(names.to_numpy()):
             units = _greedy(first, chosen[at], most)
-            for n, f1 in enumerate(_growing(second, units, scored[at]), 1):
+            f1s = _growing(second, units, scored[at], most)
+            for n, f1 in enumerate(f1s, 1):
                 rows.append((factor, value, basis, n, f1))
     return pd.DataFrame(rows, columns=["factor", "value", "basis", "n", "f1"])
 
@@ -77,13 +79,14 @@ def _candidates(scores: Scores) -> list[tuple[int, float]]:
     return list(zip(units, scores.threshold[order].tolist(), strict=True))
 
 
-def _growing(columns: Columns, units, positives) -> list[float]:
-    """F1 of the first unit, the first two, ... on other tokens."""
+def _growing(columns: Columns, units, positives, most) -> list[float]:
+    """F1 of the first unit, the first two, ... on other tokens: [most]."""
     truth, union = np.zeros((2, columns.n_tokens), bool)
     truth[positives] = True
-    found = []
+    found = [0.0]
     for unit, threshold in units:
         union[columns.fired(unit, threshold)] = True
         true = (union & truth).sum()
         found.append(float(2 * true / max(union.sum() + truth.sum(), 1)))
-    return found
+    held = found[1:] or found
+    return held + held[-1:] * (most - len(held))

@@ -51,7 +51,8 @@ def align(
     """The tables on the documents that all of them have, ``most`` of these.
 
     They are drawn at random: an even step over a corpus whose labels take
-    turns may favour some of them. Raises InputError if the tables have no document in common.
+    turns may favour some of them. Raises InputError if the tables have no
+    document in common.
     """
     common = functools.reduce(
         np.intersect1d, [table.documents for table in tables.values()]
