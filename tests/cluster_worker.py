@@ -24,7 +24,9 @@ class Light:
         weights = load_file(path / "model.safetensors")
         table = weights["embed.W_E"] @ weights["blocks.0.mlp.W_in"]
         self.table = (20 * table).relu()
-        self.cfg = SimpleNamespace(device="cpu", n_ctx=CONTEXT)
+        self.cfg = SimpleNamespace(
+            device="cpu", n_ctx=CONTEXT, act_fn="a table"
+        )
         self.hook_dict = {HOOK: None}
 
     def run_with_hooks(self, rows, fwd_hooks, **_):

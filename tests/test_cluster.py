@@ -184,15 +184,14 @@ def test_two_ranks_follow_the_curve_of_one(both, alone, monkeypatch):
 def test_rank_0_alone_prints(both):
     out, error = both[1]
     assert out.splitlines() == [
-        "[1/2] artifacts/tiny/saes/topk-4x", "[2/2] artifacts/tiny/saes/l1-4x"
+        "artifacts/tiny/saes/topk-4x", "artifacts/tiny/saes/l1-4x"
     ]  # fmt: skip
-    assert error.count("training topk:   0%") == 1
+    assert error.count("training standard, topk:   0%") == 1
 
 
 def test_a_job_out_of_time_goes_on_later(both, inputs, tmp_path):
     shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
-    often = {**SETTINGS, "checkpoint_every": 0}
-    words = tmp_path, write(tmp_path, {**LIST, "common": often})
+    words = tmp_path, write(tmp_path, {**LIST, "checkpoint_every": 0})
     job = submit("one-node.sbatch", *words, processes=2)
     kept = tmp_path / "tiny" / "checkpoints" / "topk-4x"
     until = time.monotonic() + 300

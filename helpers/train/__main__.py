@@ -1,4 +1,4 @@
-"""Train the SAEs that a YAML file lists, in one process or many.
+"""Train the SAEs that a YAML file lists in one pass, in one process or many.
 
 ``python -m helpers.train FILE.yaml``, or the same under ``torchrun``. The
 artifacts are those the chapters make with the same settings, so a chapter
@@ -7,7 +7,6 @@ SIGTERM or SIGINT with a checkpoint to go on from.
 """
 
 import argparse
-import inspect
 import os
 import re
 import signal
@@ -26,10 +25,10 @@ from helpers import artifacts, paths, ranks, train
 from helpers.errors import InputError, unknown
 from helpers.execute.parameters import Parameter
 from helpers.sae.architectures import ARCHITECTURES, SHORT
+from helpers.train.stage import DEFAULTS
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
-KEYS = ("profile", "model", "common", "saes")
-GIVEN = ("profile", "name", "model", "tokens")  # not settings of one SAE
+KEYS = ("profile", "model", "common", "saes", "checkpoint_every", "cache")
 
 
 class Numbers(yaml.SafeLoader):
@@ -69,7 +68,8 @@ def main(words: list[str] | None = None) -> int:
 
 
 def read(file: Path) -> dict:
-    """A checked list: profile, model, saes {name: arguments of make_sae}.
+    """A checked list: profile, model, saes {name: settings as in make_saes},
+    how {checkpoint_every, cache: where the file says}.
 
     InputError for YAML that is none, and for a key, setting, architecture,
     profile or model that is not known.
@@ -92,19 +92,22 @@ def read(file: Path) -> dict:
         name: _settings(name, {**common, **_mapping(own, f"SAE {name}")})
         for name, own in saes.items()
     }
-    return {"profile": profile, "model": model, "saes": saes}
+    kinds = {"checkpoint_every": float, "cache": bool}
+    how = {k: _typed(k, kinds[k], content[k]) for k in kinds if k in content}
+    return {"profile": profile, "model": model, "saes": saes, "how": how}
 
 
 def make(wanted: dict) -> None:
-    """Train the SAEs of a list as ``read`` returns it, one after another."""
+    """Train the SAEs of a list as ``read`` returns it, all in one pass."""
     profile = wanted["profile"]
     model = paths.language_model(profile, wanted["model"])
-    tokens = paths.tokens(profile)
-    for number, (name, settings) in enumerate(wanted["saes"].items(), 1):
-        path = train.make_sae(profile, name, model, tokens, **settings)
-        if ranks.index() == 0:
-            place = f"[{number}/{len(wanted['saes'])}]"
-            print(f"{place} {artifacts.show(path)}", flush=True)
+    made = train.make_saes(
+        profile, wanted["saes"], model, paths.tokens(profile),
+        **wanted["how"],
+    )  # fmt: skip
+    if ranks.index() == 0:
+        for path in made.values():
+            print(artifacts.show(path), flush=True)
 
 
 def _load(file: Path) -> dict:
@@ -153,19 +156,14 @@ def _settings(name: str, given: dict) -> dict:
 
 
 def _kinds() -> dict[str, type]:
-    """The type of each setting, as ``make_sae`` and ``Settings`` say."""
-    found = inspect.signature(train.make_sae).parameters
-    own = {
-        key: parameter.annotation
-        for key, parameter in found.items()
-        if key not in GIVEN and parameter.kind != parameter.VAR_KEYWORD
-    }
-    return own | inspect.get_annotations(train.Settings)
+    """The type of each setting, as ``make_saes`` and ``Settings`` say."""
+    own = {name: type(value) for name, value in DEFAULTS.items()}
+    return own | {"data_seed": int} | train.Settings.__annotations__
 
 
 def _typed(name: str, kind: type, value: object) -> object:
     """``value`` as ``kind``, so that 2 and 2.0 name one artifact."""
-    if kind in (int, float, str):
+    if kind in (int, float, str, bool):
         return Parameter(name, kind, None, f"{value!r} is not").check(value)
     if typing.get_origin(kind) is not tuple:
         return _mapping(value, name)

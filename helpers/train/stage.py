@@ -17,6 +17,16 @@ from helpers.train.settings import Settings
 
 LOG = "log.jsonl"
 HOOK_POINT = "blocks.0.mlp.hook_post"
+# What makes one SAE, beside the fields of Settings and ``data_seed``.
+DEFAULTS = {
+    "hook_point": HOOK_POINT,
+    "architecture": "topk",
+    "expansion": 8,
+    "k": 32,
+    "l1": 2.0,
+    "seed": 0,
+    "options": {},
+}
 
 
 def make_sae(
@@ -68,9 +78,7 @@ def make_saes(
     or setting, SAEs that cannot share a pass, or text shorter than a
     context.
     """
-    plans = [
-        _plan(name, _arguments(how)) for name, how in wanted.items()
-    ]
+    plans = [_plan(name, {**DEFAULTS, **how}) for name, how in wanted.items()]
     _check_alike(plans)
     inputs = model, tokens
     for plan in plans:
@@ -128,18 +136,11 @@ class _Plan:
         (folder / LOG).write_text(lines)
 
 
-def _arguments(how: Mapping) -> dict:
-    """What makes one SAE, with the defaults."""
-    shape = {"expansion": 8, "k": 32, "l1": 2.0, "seed": 0}
-    usual = {"hook_point": HOOK_POINT, "architecture": "topk", "options": {}}
-    found = usual | shape | how
-    return {"data_seed": found["seed"]} | found
-
-
 def _plan(name: str, how: dict) -> _Plan:
     """Check what was asked for."""
     hook_point, options = how.pop("hook_point"), how.pop("options") or {}
-    architecture, data_seed = how.pop("architecture"), how.pop("data_seed")
+    architecture = how.pop("architecture")
+    data_seed = how.pop("data_seed", how["seed"])
     shape = {key: how.pop(key) for key in ("expansion", "k", "l1")}
     settings, seed = _settings(how), how["seed"]
     ranked = "topk" in architecture or "matryoshka" in architecture
