@@ -271,7 +271,7 @@ def test_sae_recovers_what_a_sparse_toy_keeps(rows):
         assert share >= 0.95
         assert recovery.mmcs(W[kept], rows) > 0.95
         assert recovery.mcc(W[kept], rows) > 0.95
-        assert recovery.unexplained(model, W, density) < 0.05
+        assert recovery.unexplained(model, W, density) < 0.1
 
 
 def test_mmcs_and_mcc_by_hand():
