@@ -6,6 +6,7 @@ is read: later chapters share one table, and read only what they ask for.
 The same table can be made for the neurons themselves.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,63 @@ class Neurons:
         return f
 
     __call__ = encode
+
+
+class Directions:
+    """An "SAE" whose features are given directions of a hook point.
+
+    ``vectors`` [d_in, n] are scaled to unit length. A direction has two
+    ends and a table keeps what is positive, so each is two features: x
+    along it is feature i, x against it feature n + i, both measured from
+    ``centre`` [d_in].
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, hook_point: str, centre: np.ndarray
+    ):
+        import torch
+
+        vectors = np.asarray(vectors, np.float32)
+        lengths = np.linalg.norm(vectors, axis=0)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise InputError("a direction has no length; leave it out")
+        self.d_in, self.d_sae = len(vectors), 2 * vectors.shape[1]
+        self.hook_point = hook_point
+        self.vectors = torch.from_numpy(vectors / lengths)
+        self.centre = torch.from_numpy(np.asarray(centre, np.float32))
+
+    def encode(self, x: "torch.Tensor") -> "torch.Tensor":
+        """Length along and against each: [batch, d_in] -> [batch, 2 n]."""
+        import torch
+
+        away = x.float() - self.centre.to(x.device)
+        along = away @ self.vectors.to(x.device)
+        return torch.relu(torch.cat([along, -along], dim=-1))
+
+    @property
+    def identity(self) -> str:
+        """A hash of the directions, for the record of what was made."""
+        parts = self.vectors.numpy(), self.centre.numpy()
+        return hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest()
+
+
+def random_directions(
+    x: np.ndarray, n: int, hook_point: str, seed: int = 0
+) -> Directions:
+    """``n`` directions drawn evenly from the sphere, from the mean of x.
+
+    ``x`` [batch, d_in]: activations of the hook point.
+    """
+    drawn = np.random.default_rng(seed).standard_normal((x.shape[1], n))
+    return Directions(drawn, hook_point, x.mean(0))
+
+
+def principal_directions(x: np.ndarray, hook_point: str) -> Directions:
+    """All principal components of activations ``x`` [batch, d_in]."""
+    from sklearn.decomposition import PCA
+
+    found = PCA(svd_solver="full").fit(x)
+    return Directions(found.components_.T, hook_point, found.mean_)
 
 
 @dataclass(frozen=True)
@@ -242,6 +300,7 @@ def make_features(
     tokenizer: Path,
     corpus: Path,
     sae: Path | None = None,
+    directions: Directions | None = None,
     hook_point: str = "blocks.0.mlp.hook_post",
     split: str = "held_out",
     labels: Sequence[str] | None = None,
@@ -252,11 +311,14 @@ def make_features(
 
     Without ``sae`` the features are the neurons at ``hook_point``; with it,
     ``hook_point`` must be the one it was trained on (InputError if not).
+    ``directions`` take the place of an SAE; give one of the two at most.
     ``split``: "held_out", "train" or "all", of ``labels`` alone if they are
     given; of longer ones, ``most`` documents evenly spread over the corpus.
     """
     if split not in ("held_out", "train", "all"):
         raise unknown("split", split, ["held_out", "train", "all"])
+    if sae and directions:
+        raise InputError("give an SAE or directions, not both")
 
     def make(folder: Path) -> None:
         from helpers.language_model.models import load_language_model
@@ -264,7 +326,7 @@ def make_features(
 
         network = load_language_model(model)
         texts, documents = _documents(corpus, split, labels, most)
-        coder = _coder(network, sae, hook_point)
+        coder = directions or _coder(network, sae, hook_point)
         table = tabulate(
             network,
             coder,
@@ -279,7 +341,8 @@ def make_features(
         paths.feature_table(profile, sae_name, corpus_name),
         make,
         parameters={
-            "hook_point": hook_point,
+            "hook_point": directions.hook_point if directions else hook_point,
+            "directions": directions and directions.identity,
             "split": split,
             "labels": labels and list(labels),
             "most": most,
