@@ -72,12 +72,8 @@ class Codes:
 
     def __add__(self, other: "Codes") -> "Codes":
         return Codes(
-            *(
-                a + b
-                for a, b in zip(
-                    vars(self).values(), vars(other).values(), strict=True
-                )
-            )  # fmt: skip
+            *(a + b for a, b in zip(vars(self).values(), vars(other).values(),
+                                    strict=True))  # fmt: skip
         )
 
     @property
@@ -108,7 +104,9 @@ class Codes:
         return float((self.firings == 0).mean())
 
 
-def code_sums(sae: "SAE", x: "torch.Tensor", threshold: float = FIRES) -> Codes:
+def code_sums(
+    sae: "SAE", x: "torch.Tensor", threshold: float = FIRES
+) -> Codes:
     """The sums of ``Codes`` for activations [tokens, d_in]."""
     return _reconstruct(sae, x, threshold)[1]
 
