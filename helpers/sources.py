@@ -14,14 +14,8 @@ from helpers.paths import ROOT
 # They move and record artifacts, but decide nothing that is in them.
 INFRASTRUCTURE = frozenset(
     f"helpers.{name}"
-    for name in (
-        "artifacts",
-        "errors",
-        "execute",
-        "paths",
-        "progress",
-        "sources",
-    )
+    for name in ("artifacts", "errors", "execute", "paths", "progress",
+                 "sources")
 )
 
 

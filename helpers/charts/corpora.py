@@ -10,14 +10,8 @@ import pandas as pd
 from helpers.charts import theme
 
 # Translucent, so that the page's own ground shows, light or dark.
-TINTS = [
-    "0,114,178",
-    "213,94,0",
-    "0,158,115",
-    "204,121,167",
-    "230,159,0",
-    "86,180,233",
-]
+TINTS = ["0,114,178", "213,94,0", "0,158,115", "204,121,167",
+         "230,159,0", "86,180,233"]
 TRIAL = (0.98, 1.0)  # single neurons on the trial corpus, see the log
 # The most that we accept, in the corpora that should be hard.
 LIMITS = {"best word": 0.7, "bag of words": 0.95}
@@ -47,20 +41,13 @@ def balance(frame: pd.DataFrame) -> alt.Chart:
     counts = frame.groupby(keys, sort=False).size().rename("documents")
     counts = counts.reset_index()
     counts["class"] = counts["corpus"] + " / " + counts["label"]
-    return (
-        alt.Chart(counts)
-        .mark_bar()
-        .encode(
-            x=alt.X("documents:Q", title="documents"),
-            y=alt.Y("class:N", title=None, sort=None),
-            color=alt.Color(
-                "split:N", title="split", sort=["train", "held_out"]
-            ),
-            order=alt.Order("split:N", sort="descending"),
-            tooltip=["corpus", "label", "split", "documents"],
-        )
-        .properties(width=theme.WIDTH - 190, height=alt.Step(18))
-    )
+    return alt.Chart(counts).mark_bar().encode(
+        x=alt.X("documents:Q", title="documents"),
+        y=alt.Y("class:N", title=None, sort=None),
+        color=alt.Color("split:N", title="split", sort=["train", "held_out"]),
+        order=alt.Order("split:N", sort="descending"),
+        tooltip=["corpus", "label", "split", "documents"],
+    ).properties(width=theme.WIDTH - 190, height=alt.Step(18))
 
 
 def separability(detectors: pd.DataFrame) -> alt.LayerChart:
@@ -70,39 +57,20 @@ def separability(detectors: pd.DataFrame) -> alt.LayerChart:
     ``quality.detectors``. The band is where single neurons of the trial
     stood; the rules are the most we accept.
     """
-    colour = alt.Color(
-        "detector:N",
-        title=None,
-        sort=list(LIMITS),
-        scale=alt.Scale(domain=list(LIMITS)),
-    )
+    colour = alt.Color("detector:N", title=None, sort=list(LIMITS),
+                       scale=alt.Scale(domain=list(LIMITS)))
     limits = pd.DataFrame({"detector": LIMITS.keys(), "limit": LIMITS.values()})
-    lines = (
-        alt.Chart(limits)
-        .mark_rule(strokeDash=[4, 4])
-        .encode(x="limit:Q", color=colour, tooltip=["detector", "limit"])
+    lines = alt.Chart(limits).mark_rule(strokeDash=[4, 4]).encode(
+        x="limit:Q", color=colour, tooltip=["detector", "limit"]
     )
-    points = (
-        alt.Chart(detectors)
-        .mark_point(size=80, filled=True)
-        .encode(
-            x=alt.X("auroc:Q", scale=AUROC, title="AUROC"),
-            y=alt.Y("contrast:N", title=None, sort=None),
-            color=colour,
-            shape=alt.Shape(
-                "detector:N",
-                title=None,
-                sort=list(LIMITS),
-                scale=alt.Scale(domain=list(LIMITS)),
-            ),
-            tooltip=[
-                "corpus",
-                "contrast",
-                "detector",
-                "word",
-                alt.Tooltip("auroc:Q", format=".3f"),
-            ],
-        )
+    points = alt.Chart(detectors).mark_point(size=80, filled=True).encode(
+        x=alt.X("auroc:Q", scale=AUROC, title="AUROC"),
+        y=alt.Y("contrast:N", title=None, sort=None),
+        color=colour,
+        shape=alt.Shape("detector:N", title=None, sort=list(LIMITS),
+                        scale=alt.Scale(domain=list(LIMITS))),
+        tooltip=["corpus", "contrast", "detector", "word",
+                 alt.Tooltip("auroc:Q", format=".3f")],
     )
     rows = detectors["contrast"].nunique()
     return alt.layer(_trial(), lines, points).properties(
@@ -115,19 +83,11 @@ def neurons(best: pd.DataFrame) -> alt.LayerChart:
 
     ``best`` has corpus, contrast, unit, auroc, from ``compare.best_units``.
     """
-    ticks = (
-        alt.Chart(best)
-        .mark_tick(thickness=2, size=18)
-        .encode(
-            x=alt.X("auroc:Q", scale=AUROC, title="AUROC of the best neuron"),
-            y=alt.Y("corpus:N", title=None, sort=None),
-            tooltip=[
-                "corpus",
-                "contrast",
-                "unit",
-                alt.Tooltip("auroc:Q", format=".3f"),
-            ],
-        )
+    ticks = alt.Chart(best).mark_tick(thickness=2, size=18).encode(
+        x=alt.X("auroc:Q", scale=AUROC, title="AUROC of the best neuron"),
+        y=alt.Y("corpus:N", title=None, sort=None),
+        tooltip=["corpus", "contrast", "unit",
+                 alt.Tooltip("auroc:Q", format=".3f")],
     )
     rows = best["corpus"].nunique()
     return alt.layer(_trial(), ticks).properties(
@@ -137,41 +97,25 @@ def neurons(best: pd.DataFrame) -> alt.LayerChart:
 
 def _trial() -> alt.Chart:
     """The band in which the trial's single neurons stood."""
-    trial = pd.DataFrame(
-        {
-            "low": [TRIAL[0]],
-            "high": [TRIAL[1]],
-            "what": ["the trial's best single neuron"],
-        }
-    )
-    return (
-        alt.Chart(trial)
-        .mark_rect(color=theme.VERMILLION, opacity=0.35)
-        .encode(x=alt.X("low:Q", scale=AUROC), x2="high:Q", tooltip="what")
-    )
+    trial = pd.DataFrame({"low": [TRIAL[0]], "high": [TRIAL[1]],
+                          "what": ["the trial's best single neuron"]})
+    return alt.Chart(trial).mark_rect(
+        color=theme.VERMILLION, opacity=0.35
+    ).encode(x=alt.X("low:Q", scale=AUROC), x2="high:Q", tooltip="what")
 
 
 def fragmentation(table: pd.DataFrame) -> alt.Chart:
     """Characters per token of each class, from ``quality.token_counts``."""
     data = table.reset_index()
     data["class"] = data["corpus"] + " / " + data["label"]
-    return (
-        alt.Chart(data)
-        .mark_bar()
-        .encode(
-            x=alt.X("characters per token:Q", title="characters per token"),
-            y=alt.Y("class:N", title=None, sort="-x"),
-            color=alt.Color("corpus:N", title=None, sort=None),
-            tooltip=[
-                "class",
-                "documents",
-                "tokens",
-                alt.Tooltip("characters per token:Q", format=".2f"),
-                alt.Tooltip("tokens per document:Q", format=".1f"),
-            ],
-        )
-        .properties(width=theme.WIDTH - 190, height=alt.Step(18))
-    )
+    return alt.Chart(data).mark_bar().encode(
+        x=alt.X("characters per token:Q", title="characters per token"),
+        y=alt.Y("class:N", title=None, sort="-x"),
+        color=alt.Color("corpus:N", title=None, sort=None),
+        tooltip=["class", "documents", "tokens",
+                 alt.Tooltip("characters per token:Q", format=".2f"),
+                 alt.Tooltip("tokens per document:Q", format=".1f")],
+    ).properties(width=theme.WIDTH - 190, height=alt.Step(18))
 
 
 def _document(label: str, text: str, spans: list, tints: dict) -> str:
@@ -185,7 +129,7 @@ def _document(label: str, text: str, spans: list, tints: dict) -> str:
             note = f"{span[0]}: {span[1]}"
             parts.append(_mark(piece, note, tints[span[0]]))
     return (
-        f"<p><small><b>{html.escape(label)}</b></small><br>"
+        f'<p><small><b>{html.escape(label)}</b></small><br>'
         '<span dir="auto" style="display:block;white-space:pre-wrap;'
         f'overflow-wrap:anywhere">{"".join(parts)}</span></p>'
     )

@@ -72,7 +72,9 @@ def class_losses(table: pd.DataFrame) -> alt.LayerChart:
     colours = [COLOURS[0], COLOURS[1], GREY, COLOURS[2]]
     scale = alt.Scale(domain=marks, range=colours[: len(marks)])
     rows = alt.Y("text_class:N", title=None, sort=order)
-    base = alt.Chart(long).properties(width=WIDTH - 190, height=alt.Step(18))
+    base = alt.Chart(long).properties(
+        width=WIDTH - 190, height=alt.Step(18)
+    )
     lines = base.mark_rule(opacity=0.25).encode(
         x="min(loss):Q", x2="max(loss):Q", y=rows
     )

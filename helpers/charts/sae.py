@@ -25,7 +25,9 @@ def training_curves(logs: dict[str, pd.DataFrame]) -> alt.VConcatChart:
 
     ``logs``: name -> frame with tokens, fvu, l0, dead (``load_log``).
     """
-    log = pd.concat([_thin(log).assign(SAE=name) for name, log in logs.items()])
+    log = pd.concat(
+        [_thin(log).assign(SAE=name) for name, log in logs.items()]
+    )
     log["millions"] = (log["tokens"] / 1e6).round(4)
     log = log.round({"fvu": 5, "l0": 3, "dead": 5})
     panels = [_curve(log, field, list(logs)) for field in PANELS]
@@ -94,7 +96,9 @@ def loss_bars(losses: pd.DataFrame) -> alt.LayerChart:
         .round({"nats": 4})
     )
     order = alt.Y("text_class:N", sort=list(losses.index), title=None)
-    base = alt.Chart(long).properties(width=WIDTH - 190, height=alt.Step(20))
+    base = alt.Chart(long).properties(
+        width=WIDTH - 190, height=alt.Step(20)
+    )
     line = base.mark_rule(opacity=0.4).encode(
         x="min(nats):Q", x2="max(nats):Q", y=order
     )
@@ -184,7 +188,9 @@ def density_counts(
 
 def score_bars(scores: pd.DataFrame) -> alt.LayerChart:
     """Published and own scores: columns what, score (0-1), source, ours."""
-    base = alt.Chart(scores).properties(width=WIDTH - 160, height=alt.Step(30))
+    base = alt.Chart(scores).properties(
+        width=WIDTH - 160, height=alt.Step(30)
+    )
     order = alt.Y("what:N", sort=list(scores["what"]), title=None)
     bars = base.mark_bar().encode(
         x=alt.X(

@@ -14,15 +14,8 @@ from helpers.chat.questions import Request, Service, key
 from helpers.chat.store import Cassette, Store
 
 __all__ = [
-    "Cassette",
-    "Estimate",
-    "Reply",
-    "Request",
-    "Service",
-    "Store",
-    "ask",
-    "estimate",
-    "key",
+    "Cassette", "Estimate", "Reply", "Request", "Service", "Store",
+    "ask", "estimate", "key",
 ]
 BYTES_PER_TOKEN = 4  # about, for English; only the expected cost uses it
 

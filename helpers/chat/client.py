@@ -273,7 +273,9 @@ def _strict_schema(schema: type) -> dict:
 
 async def _land(running: set[asyncio.Task]) -> None:
     """Wait until one is done; raises what it raised."""
-    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(
+        running, return_when=asyncio.FIRST_COMPLETED
+    )
     for task in done:
         task.result()
     running -= done

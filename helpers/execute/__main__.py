@@ -30,18 +30,12 @@ def main(words: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno != 28:  # ENOSPC
             raise
-        print(
-            "error: no disk space left; free some and run again, "
-            "finished work is kept",
-            file=sys.stderr,
-        )
+        print("error: no disk space left; free some and run again, "
+              "finished work is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "interrupted; finished work is kept, the same command goes on "
-            "from there",
-            file=sys.stderr,
-        )
+        print("interrupted; finished work is kept, the same command goes on "
+              "from there", file=sys.stderr)
         return 130
 
 
@@ -54,13 +48,8 @@ def run(arguments) -> None:
     start = time.monotonic()
     with _alone(profile):
         ran = [
-            _chapter(
-                name,
-                notebooks[name],
-                profile,
-                values[name],
-                f"{number}/{len(names)}",
-            )
+            _chapter(name, notebooks[name], profile, values[name],
+                     f"{number}/{len(names)}")
             for number, name in enumerate(names, 1)
         ]
         _book(profile, complete=len(names) == len(notebooks))
@@ -98,10 +87,8 @@ def _chapter(name, notebook, profile, values, place) -> bool:
     start = time.monotonic()
     ran = chapters.bring_up_to_date(name, notebook, profile, values, place)
     spent = progress.clock(time.monotonic() - start)
-    print(
-        f"[{place}] {name}: " + (f"done in {spent}" if ran else "current"),
-        flush=True,
-    )
+    print(f"[{place}] {name}: " + (f"done in {spent}" if ran else "current"),
+          flush=True)
     return ran
 
 

@@ -66,8 +66,7 @@ def executed_chapters(profile: str) -> list[Path]:
 
 def _assemble(profile: str, source: Path) -> None:
     shutil.copytree(
-        paths.BOOK,
-        source / "book",
+        paths.BOOK, source / "book",
         ignore=shutil.ignore_patterns("chapters", "__pycache__"),
     )
     for name in CONFIGURATION:

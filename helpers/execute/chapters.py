@@ -134,13 +134,8 @@ def _papermill(name: str, notebook, parameters: dict, folder: Path):
     with _environment(folder), _progress_lines(folder, name):
         try:
             papermill.execute_notebook(
-                str(source),
-                str(output),
-                changed,
-                kernel_name="python3",
-                progress_bar=False,
-                cwd=str(paths.ROOT),
-                config=_config(),
+                str(source), str(output), changed, kernel_name="python3",
+                progress_bar=False, cwd=str(paths.ROOT), config=_config(),
                 extra_arguments=["--log-level=50"],  # quiet when stopped
             )
         except papermill.PapermillExecutionError as error:

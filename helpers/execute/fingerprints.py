@@ -23,7 +23,8 @@ def fingerprint(notebook, parameters: dict) -> str:
     code = [c.source for c in notebook.cells if c.cell_type == "code"]
     modules = sources.closure(helper_modules(notebook))
     return artifacts.hash_of(
-        [code, parameters, sources.hash_modules(modules), artifacts.versions()]
+        [code, parameters, sources.hash_modules(modules),
+         artifacts.versions()]
     )
 
 
@@ -43,7 +44,8 @@ def is_current(executed, wanted: str) -> bool:
         return False
     used = {**record["reads"], **record["writes"]}
     return all(
-        _whole(artifact_path(name), digest) for name, digest in used.items()
+        _whole(artifact_path(name), digest)
+        for name, digest in used.items()
     )
 
 

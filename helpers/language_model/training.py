@@ -66,14 +66,9 @@ def make_language_model(
         _write_learning(folder, curve)
 
     settings = {
-        "layers": layers,
-        "d_model": d_model,
-        "heads": heads,
-        "d_mlp": d_mlp,
-        "train_tokens": train_tokens,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "seed": seed,
+        "layers": layers, "d_model": d_model, "heads": heads, "d_mlp": d_mlp,
+        "train_tokens": train_tokens, "batch": batch,
+        "learning_rate": learning_rate, "seed": seed,
     }
     return artifacts.produce(
         paths.language_model(profile, name),
@@ -114,10 +109,7 @@ def train(
         for name, value in initial_weights(shape, seed).items()
     }
     optimizer = torch.optim.AdamW(
-        weights.values(),
-        lr=learning_rate,
-        betas=BETAS,
-        weight_decay=0.0,
+        weights.values(), lr=learning_rate, betas=BETAS, weight_decay=0.0,
         fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate(steps))

@@ -24,22 +24,9 @@ from helpers.synthesis.truth import factors, spans, spans_to_tokens
 from helpers.synthesis.writers import estimates, writer
 
 __all__ = [
-    "CORPORA",
-    "COLUMNS",
-    "SHARD",
-    "card_text",
-    "estimates",
-    "extended",
+    "CORPORA", "COLUMNS", "SHARD", "card_text", "estimates", "extended",
     "factors",
-    "generate",
-    "labels",
-    "load_corpus",
-    "load_grammar",
-    "make_corpus",
-    "spans",
-    "spans_to_tokens",
-    "split_of",
-    "table_path",
-    "to_datasets",
+    "generate", "labels", "load_corpus", "load_grammar", "make_corpus",
+    "spans", "spans_to_tokens", "split_of", "table_path", "to_datasets",
     "writer",
 ]

@@ -45,9 +45,7 @@ def card_text(name: str, frame: pd.DataFrame, origin: str) -> str:
     counts = frame.groupby(["label", "split"], sort=False).size()
     table = counts.unstack(fill_value=0).reset_index()
     return _CARD.format(
-        name=name,
-        origin=origin,
-        counts=table.to_markdown(index=False),
+        name=name, origin=origin, counts=table.to_markdown(index=False),
         characters=frame["text"].str.len().sum(),
         factor=corpus.load_grammar(name).label_factor,
     )
@@ -98,8 +96,7 @@ def _identity(writer) -> dict:
         "max_tokens": service.max_tokens,
         "attempts": writer.attempts,
         "cassette": hashlib.sha256(Path(writer.store).read_bytes()).hexdigest()
-        if replayed
-        else "",
+        if replayed else "",
     }
 
 

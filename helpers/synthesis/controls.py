@@ -39,7 +39,9 @@ def length_matched(
     return frame[rank < bins.map(wanted)]
 
 
-def null_pair(frame: pd.DataFrame, label: str, seed: int = 0) -> pd.DataFrame:
+def null_pair(
+    frame: pd.DataFrame, label: str, seed: int = 0
+) -> pd.DataFrame:
     """The documents of one label, relabelled "half 1" and "half 2"."""
     part = frame[frame["label"] == label]
     order = list(range(len(part)))
@@ -58,24 +60,22 @@ def statistics(frame: pd.DataFrame, seed: int = 0) -> pd.Series:
     """
     null = null_pair(frame, frame["label"].iloc[0], seed)
     matched = length_matched(frame)
-    return pd.Series(
-        {
-            "null pair, best word": quality.separability(null)["auroc"].max(),
-            "length": _by_length(frame),
-            "length, matched": _by_length(matched),
-            "kept when matched": len(matched) / len(frame),
-            "word pairs kept when shuffled": _pairs_kept(
-                frame.head(1000), seed
-            ),
-        }
-    )
+    return pd.Series({
+        "null pair, best word": quality.separability(null)["auroc"].max(),
+        "length": _by_length(frame),
+        "length, matched": _by_length(matched),
+        "kept when matched": len(matched) / len(frame),
+        "word pairs kept when shuffled": _pairs_kept(frame.head(1000), seed),
+    })
 
 
 def _by_length(frame: pd.DataFrame) -> float:
     """AUROC of the length for the pair of labels that it separates best."""
     from scipy.stats import mannwhitneyu
 
-    lengths = [part.str.len() for _, part in frame.groupby("label")["text"]]
+    lengths = [
+        part.str.len() for _, part in frame.groupby("label")["text"]
+    ]
     areas = [
         mannwhitneyu(one, other).statistic / (len(one) * len(other))
         for one, other in itertools.combinations(lengths, 2)

@@ -15,7 +15,8 @@ from helpers.errors import InputError, unknown
 from helpers.synthesis import tables
 from helpers.synthesis.grammar import Grammar
 
-CORPORA = ("sentiment", "subjects", "languages", "syntax", "formats", "context")
+CORPORA = ("sentiment", "subjects", "languages", "syntax", "formats",
+           "context")
 SHARD = 256  # groups per shard: the unit that is seeded
 HELD_OUT = 0.15  # share of the groups kept from training
 COLUMNS = ("text", "corpus", "label", "group", "split", "factors", "spans")
@@ -57,8 +58,7 @@ def labels(name: str, switched: bool = True) -> tuple[str, ...]:
     """
     grammar = load_grammar(name)
     return tuple(
-        label
-        for label in grammar.labels
+        label for label in grammar.labels
         if switched or label not in grammar.switches
     )
 
@@ -119,12 +119,10 @@ def to_datasets(frame: pd.DataFrame):
     import datasets
 
     parts = frame.groupby("split", sort=False)
-    return datasets.DatasetDict(
-        {
-            split: datasets.Dataset.from_pandas(part, preserve_index=False)
-            for split, part in parts
-        }
-    )
+    return datasets.DatasetDict({
+        split: datasets.Dataset.from_pandas(part, preserve_index=False)
+        for split, part in parts
+    })
 
 
 def _by_grammar(spec, groups: int, seed: int, processes: int) -> list[tuple]:

@@ -245,9 +245,8 @@ class _Writer:
         return "random" if single else slot.rule, str(len(units))
 
     def base64(self, slot: Slot, rule: Rule, own: bool) -> tuple:
-        inner = _Writer(
-            self.grammar, self.label, self.scope, self.chosen, self.rng
-        )
+        inner = _Writer(self.grammar, self.label, self.scope, self.chosen,
+                        self.rng)
         inner.numbers = self.numbers
         inner.choice(slot, rule, own)
         plain = "".join(inner.parts)
@@ -258,11 +257,8 @@ class _Writer:
         try:
             return self.rules[slot.rule]
         except KeyError:
-            raise fail(
-                slot.where,
-                f"{self.label} has no rule for "
-                f"{slot.rule!r}, which this line uses",
-            ) from None
+            raise fail(slot.where, f"{self.label} has no rule for "
+                       f"{slot.rule!r}, which this line uses") from None
 
     def _item(self, slot: Slot, rule: Rule, own: bool) -> Item:
         key = (self.label, slot.name) if own else slot.name
@@ -287,11 +283,8 @@ class _Writer:
                 if key in forms:
                     break
             else:
-                raise fail(
-                    slot.where,
-                    f"{{{'|'.join((slot.rule, *keys))}}} "
-                    f"names no form; it has {', '.join(forms)}",
-                )
+                raise fail(slot.where, f"{{{'|'.join((slot.rule, *keys))}}} "
+                           f"names no form; it has {', '.join(forms)}")
             forms = forms[key]
             self.word = key if key in self.grammar.labels else None
         return forms
@@ -301,9 +294,8 @@ class _Writer:
         if "." not in key:
             return key
         name, feature = key.split(".")
-        other = Slot(
-            name, name.rstrip("123456789"), (feature,), False, False, slot.where
-        )
+        other = Slot(name, name.rstrip("123456789"), (feature,), False,
+                     False, slot.where)
         rule, own = self._rule(other)
         forms = self._item(other, rule, own).forms
         return self._form(forms, other).pieces[0]
@@ -356,8 +348,7 @@ class _Switcher(_Writer):
     def __init__(self, grammar, label, scope, chosen, rng):
         self.switched = grammar.switches[label]
         able = [
-            name
-            for name in grammar.labels
+            name for name in grammar.labels
             if set(self.switched) <= grammar.view(name, scope).keys()
         ]
         self.matrix, self.embedded = rng.sample(able, 2)
@@ -424,13 +415,8 @@ def _compare(name, rule: Rule, first: Rule | None, label: str) -> None:
     theirs = [item.value for item in first.items] if first else []
     for mine, other in zip(ours, theirs, strict=False):
         if mine != other:
-            raise fail(
-                rule.where,
-                f"{name!r} has {mine!r} where {label} has "
-                f"{other!r}; both must list the same in one order",
-            )
+            raise fail(rule.where, f"{name!r} has {mine!r} where {label} has "
+                       f"{other!r}; both must list the same in one order")
     if len(ours) != len(theirs):
-        raise fail(
-            rule.where,
-            f"{name!r} has {len(ours)} items where {label} has {len(theirs)}",
-        )
+        raise fail(rule.where, f"{name!r} has {len(ours)} items where {label} "
+                   f"has {len(theirs)}")

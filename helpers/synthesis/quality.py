@@ -133,9 +133,9 @@ def wordings(text: str, spans: list, factor: str) -> set[str]:
     for name, _, start, end in spans:
         if name == factor:
             inner = sorted(
-                (left, -right, slot)
-                for slot, _, left, right in spans
-                if start <= left and right <= end and right - left < end - start
+                (left, -right, slot) for slot, _, left, right in spans
+                if start <= left and right <= end
+                and right - left < end - start
             )
             found.add(_wording(text, start, end, inner))
     return found
@@ -208,10 +208,8 @@ def _distinct(texts: pd.Series) -> dict[str, float]:
         total += len(found)
         single.update(found)
         double.update(itertools.pairwise(found))
-    return {
-        "distinct-1": len(single) / total,
-        "distinct-2": len(double) / total,
-    }
+    return {"distinct-1": len(single) / total,
+            "distinct-2": len(double) / total}
 
 
 def _exact(frame: pd.DataFrame) -> float:
@@ -259,41 +257,32 @@ def _quarters(frame: pd.DataFrame, factor: str) -> np.ndarray:
     for label, sentences in zip(frame["label"], found, strict=True):
         for sentence in sentences:
             label_of.setdefault(sentence, label)
-    order = sorted(
-        label_of,
-        key=lambda s: (label_of[s], hashlib.sha256(s.encode()).digest()),
-    )
+    order = sorted(label_of, key=lambda s: (
+        label_of[s], hashlib.sha256(s.encode()).digest()
+    ))
     quarter = {s: (1, 4, 2, 8)[i % 4] for i, s in enumerate(order)}
-    return np.array(
-        [
-            functools.reduce(operator.or_, map(quarter.get, sentences), 0)
-            for sentences in found
-        ]
-    )
+    return np.array([
+        functools.reduce(operator.or_, map(quarter.get, sentences), 0)
+        for sentences in found
+    ])
 
 
 def _transfers(*data) -> tuple[float, int]:
     """AUROC of both halves, each scored by a fit on the other half."""
     score = functools.partial(_transfer, *data)
-    aurocs, scored = zip(
-        *(
-            score(train, test, _strength(score, train))
-            for train, test in ((1 | 2, 4 | 8), (4 | 8, 1 | 2))
-        ),
-        strict=True,
-    )
+    aurocs, scored = zip(*(
+        score(train, test, _strength(score, train))
+        for train, test in ((1 | 2, 4 | 8), (4 | 8, 1 | 2))
+    ), strict=True)
     return float(np.mean(aurocs)), sum(scored)
 
 
 def _strength(score, half: int) -> float:
     """The best regularisation between the two quarters of a half."""
     one, other = half & (1 | 4), half & (2 | 8)
-    return max(
-        STRENGTHS,
-        key=lambda strength: np.nansum(
-            [score(one, other, strength)[0], score(other, one, strength)[0]]
-        ),
-    )
+    return max(STRENGTHS, key=lambda strength: np.nansum([
+        score(one, other, strength)[0], score(other, one, strength)[0]
+    ]))
 
 
 def _transfer(present, target, quarters, train, test, strength) -> tuple:

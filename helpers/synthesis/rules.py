@@ -112,9 +112,8 @@ def _items(body: object, labels: tuple, where: str) -> tuple[Item, ...]:
     body = dict(body)
     header = body.pop("forms", None)
     return tuple(
-        _item(
-            _value(name), one, labels, header, getattr(name, "where", where), 0
-        )
+        _item(_value(name), one, labels, header,
+              getattr(name, "where", where), 0)
         for name, one in body.items()
     )
 
@@ -140,11 +139,8 @@ def _forms(body: object, header: tuple, where: str):
         return compile_template(body)
     if isinstance(body, list):
         if len(body) != len(header):
-            raise fail(
-                _where(body, where),
-                f"{len(body)} forms where "
-                f"{len(header)} are due: {', '.join(header)}",
-            )
+            raise fail(_where(body, where), f"{len(body)} forms where "
+                       f"{len(header)} are due: {', '.join(header)}")
         body = dict(zip(header, body, strict=True))
     return {str(k): _forms(v, header, where) for k, v in body.items()}
 

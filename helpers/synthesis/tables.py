@@ -62,8 +62,7 @@ def extend(table: dict, more: dict) -> dict:
         labels[name] = _in_order(rules, first)
         scopes = {
             scope: {k: v for k, v in values.items() if k in rules[scope]}
-            if scope in rules
-            else values
+            if scope in rules else values
             for scope, values in scopes.items()
         }
     return {**table, "labels": labels, "scopes": scopes}
@@ -77,8 +76,7 @@ def _cut(rules: dict, other: dict, scopes: dict) -> dict:
         if name in scopes:
             found[name] = {
                 value: _cut(ours[value], theirs[value], scopes)
-                for value in ours
-                if value in theirs
+                for value in ours if value in theirs
             }
         elif isinstance(ours, dict) and isinstance(theirs, dict):
             kept = theirs.keys() | {"forms"}
@@ -121,22 +119,12 @@ def _value(node: yaml.Node, file: str) -> object:
 
 
 # Arithmetic of worked lines: ``F*d``, ``round(m*v**2/2, 1)``.
-_FUNCTIONS = {
-    "round": round,
-    "gcd": gcd,
-    "factorial": factorial,
-    "comb": comb,
-    "sqrt": sqrt,
-    "abs": abs,
-}
+_FUNCTIONS = {"round": round, "gcd": gcd, "factorial": factorial,
+              "comb": comb, "sqrt": sqrt, "abs": abs}
 _OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod, ast.Pow: operator.pow,
 }
 
 
@@ -160,7 +148,9 @@ def _build(node: ast.AST):
         case ast.BinOp(left=left, op=op, right=right):
             act, left, right = _OPERATORS[type(op)], _build(left), _build(right)
             return lambda names: act(left(names), right(names))
-        case ast.Call(func=ast.Name(id=name), args=args) if name in _FUNCTIONS:
+        case ast.Call(func=ast.Name(id=name), args=args) if (
+            name in _FUNCTIONS
+        ):
             args, act = [_build(a) for a in args], _FUNCTIONS[name]
             return lambda names: act(*(a(names) for a in args))
     raise TypeError("not arithmetic")

@@ -90,25 +90,21 @@ def locate(text: str, quote: str, occurrence: int) -> tuple[int, int]:
         raise Rejected("span", f"{quote!r} is blank or has a space at an end")
     places = [m.span() for m in re.finditer(re.escape(quote), text)]
     if not 1 <= occurrence <= len(places):
-        raise Rejected(
-            "span",
-            f"occurrence {occurrence} of {quote!r} is asked "
-            f"for where the text has {len(places)}",
-        )
+        raise Rejected("span", f"occurrence {occurrence} of {quote!r} is asked "
+                       f"for where the text has {len(places)}")
     return places[occurrence - 1]
 
 
 def _by_label(prompt, found: MatchedSet) -> list[Member]:
     named = [member.label for member in found.members]
     if sorted(named) != sorted(prompt.labels):
-        raise Rejected(
-            "label",
-            f"labels {', '.join(named) or 'none'}, where "
-            f"{', '.join(prompt.labels)} are due, each once",
-        )
+        raise Rejected("label", f"labels {', '.join(named) or 'none'}, where "
+                       f"{', '.join(prompt.labels)} are due, each once")
     members = {member.label: member for member in found.members}
     return [
-        members[label].model_copy(update={"text": members[label].text.strip()})
+        members[label].model_copy(
+            update={"text": members[label].text.strip()}
+        )
         for label in prompt.labels
     ]
 
@@ -118,42 +114,29 @@ def _check_text(prompt, member: Member) -> None:
     if not letters:
         raise Rejected("empty", f"{member.label}: no letter in the text")
     if len(member.text) > prompt.longest:
-        raise Rejected(
-            "too long",
-            f"{member.label}: {len(member.text)} "
-            f"characters, {prompt.longest} are allowed",
-        )
+        raise Rejected("too long", f"{member.label}: {len(member.text)} "
+                       f"characters, {prompt.longest} are allowed")
     script = prompt.scripts.get(member.label, "")
     inside = sum(unicodedata.name(c, "").startswith(script) for c in letters)
     if inside < SCRIPT_SHARE * len(letters):
-        raise Rejected(
-            "script",
-            f"{member.label}: {inside} of {len(letters)} letters are {script}",
-        )
+        raise Rejected("script", f"{member.label}: {inside} of {len(letters)} "
+                       f"letters are {script}")
 
 
 def _check_factors(prompt, brief: dict, member: Member) -> None:
     asked = prompt.asked(member.label)
     for span in member.spans:
         if span.factor not in asked:
-            raise Rejected(
-                "factor",
-                f"{member.label}: {span.factor!r} is not "
-                f"asked for; {', '.join(asked)} are",
-            )
+            raise Rejected("factor", f"{member.label}: {span.factor!r} is not "
+                           f"asked for; {', '.join(asked)} are")
         wanted = brief.get(span.factor, span.value)
         if span.value != wanted or not span.value.strip():
-            raise Rejected(
-                "factor",
-                f"{member.label}: {span.factor} is "
-                f"{span.value!r} where {wanted!r} was asked",
-            )
+            raise Rejected("factor", f"{member.label}: {span.factor} is "
+                           f"{span.value!r} where {wanted!r} was asked")
     missing = set(asked) - {span.factor for span in member.spans}
     if missing:
-        raise Rejected(
-            "factor",
-            f"{member.label}: no span for {', '.join(sorted(missing))}",
-        )
+        raise Rejected("factor", f"{member.label}: no span for "
+                       f"{', '.join(sorted(missing))}")
 
 
 def _document(prompt, brief: dict, member: Member) -> dict:
@@ -182,9 +165,7 @@ def _own(place: int, value: str) -> str:
 def _check_same(prompt, members: list[Member]) -> None:
     """What all documents must share is word for word the same."""
     quotes = {
-        span.quote
-        for member in members
-        for span in member.spans
+        span.quote for member in members for span in member.spans
         if span.factor == prompt.same
     }
     if len(quotes) > 1:

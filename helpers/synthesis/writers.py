@@ -27,11 +27,8 @@ def writer(
     if name == GRAMMAR or corpus not in written.CORPORA:
         return None
     service = chat.Service(
-        name,
-        base_url=os.environ.get("OPENAI_BASE_URL") or None,
-        max_tokens=TOKENS,
-        budget=budget,
-        prices=tuple(prices) or None,
+        name, base_url=os.environ.get("OPENAI_BASE_URL") or None,
+        max_tokens=TOKENS, budget=budget, prices=tuple(prices) or None,
     )
     return written.Written(corpus, service, paths.replies())
 
@@ -46,8 +43,7 @@ def estimates(groups: int, seed: int = 0) -> pd.DataFrame:
     from helpers.synthesis import written
 
     asked = [
-        request
-        for corpus in written.CORPORA
+        request for corpus in written.CORPORA
         for request in written.first_round(corpus, groups, seed)
     ]
     costs = {}

@@ -162,10 +162,8 @@ def load_prompt(corpus: str) -> Prompt:
         prompt = Prompt(**yaml.safe_load(head), **texts)
         messages(prompt, 0)
     except KeyError as error:
-        raise InputError(
-            f"{path.name}: nothing fills {{{error.args[0]}}}; the "
-            "user part takes the names under briefs"
-        ) from None
+        raise InputError(f"{path.name}: nothing fills {{{error.args[0]}}}; the "
+                         "user part takes the names under briefs") from None
     except (ValueError, yaml.YAMLError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path.name} is no prompt file: {reason}") from None
@@ -180,20 +178,13 @@ def draw_brief(prompt: Prompt, group: int, seed: int = 0) -> dict[str, str]:
 
 def messages(prompt: Prompt, group: int, seed: int = 0) -> tuple[dict, ...]:
     """The system and the user message for one group."""
-    shared = (
-        (PROMPTS / "shared.md")
-        .read_text("utf-8")
-        .strip()
-        .format(
-            labels=_listed(prompt.labels),
-            factors=_listed(
-                {
-                    name: prompt.factors[name] + _only(prompt, name)
-                    for name in prompt.factors
-                }
-            ),
-            longest=prompt.longest,
-        )
+    shared = (PROMPTS / "shared.md").read_text("utf-8").strip().format(
+        labels=_listed(prompt.labels),
+        factors=_listed({
+            name: prompt.factors[name] + _only(prompt, name)
+            for name in prompt.factors
+        }),
+        longest=prompt.longest,
     )
     system = prompt.system.format(shared=shared)
     user = prompt.user.format(**draw_brief(prompt, group, seed))
@@ -219,13 +210,8 @@ def _rounds(spec: Written, prompt: Prompt, groups: int, seed: int, ask):
         good, rejected = _judge(prompt, answers, accepted, seed)
         accepted |= good
         quarantine += [
-            {
-                "group": group,
-                "attempt": attempt,
-                "reason": error.reason,
-                "detail": error.detail,
-                "reply": answers[group].text,
-            }
+            {"group": group, "attempt": attempt, "reason": error.reason,
+             "detail": error.detail, "reply": answers[group].text}
             for group, error in sorted(rejected.items())
         ]
     return accepted, quarantine, replies

@@ -34,7 +34,8 @@ def first_of_near_duplicates(texts: list[str]) -> np.ndarray:
         for i, own in enumerate(sets):
             sketch = _sketch(own)
             keep[i] = not any(
-                jaccard(own, sets[j]) >= THRESHOLD for j in index.query(sketch)
+                jaccard(own, sets[j]) >= THRESHOLD
+                for j in index.query(sketch)
             )
             if keep[i]:
                 index.insert(i, sketch, check_duplication=False)

@@ -182,11 +182,8 @@ def _documented(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _functions(tree: ast.Module) -> Iterator[ast.AST]:
-    return (
-        n
-        for n in _documented(tree)
-        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
+    return (n for n in _documented(tree)
+            if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def _definitions(node: ast.AST) -> list[ast.AST]:

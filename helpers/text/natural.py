@@ -40,10 +40,8 @@ def make_natural_text(
     state = fingerprint(source, field)
     quotas = {"prose": megabytes * 1e6}
     if source == "environment":
-        quotas = {
-            "prose": megabytes * (1 - code_share) * 1e6,
-            "code": megabytes * code_share * 1e6,
-        }
+        quotas = {"prose": megabytes * (1 - code_share) * 1e6,
+                  "code": megabytes * code_share * 1e6}
         quotas = {label: quota for label, quota in quotas.items() if quota}
 
     def make(folder: Path) -> None:

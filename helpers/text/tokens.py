@@ -80,23 +80,17 @@ def make_tokens(
         np.save(folder / TRAIN, stream)
         rows = mix.held_out(frames, held_out_documents, context, folder)
         vocabulary = mix.tokenizer.get_vocab_size()
-        summary |= {
-            "asked": tokens,
-            "synthetic_share_asked": synthetic_share,
-            "held_out_rows": rows,
-            "vocab_size": vocabulary,
-            "context": context,
-        }
+        summary |= {"asked": tokens, "synthetic_share_asked": synthetic_share,
+                    "held_out_rows": rows, "vocab_size": vocabulary,
+                    "context": context}
         artifacts.write_json(folder / SUMMARY, summary)
 
     return artifacts.produce(
         paths.tokens(profile),
         make,
         parameters={
-            "tokens": tokens,
-            "synthetic_share": synthetic_share,
-            "context": context,
-            "held_out_documents": held_out_documents,
+            "tokens": tokens, "synthetic_share": synthetic_share,
+            "context": context, "held_out_documents": held_out_documents,
             "seed": seed,
         },
         inputs=[natural, *corpora, tokenizer],
@@ -115,7 +109,9 @@ def load_tokens(path: Path) -> Tokens:
     return Tokens(
         train=np.load(path / TRAIN, mmap_mode="r"),
         held_out={name: matrix[i] for name, i in at.items()},
-        lengths={name: rows.length.to_numpy()[i] for name, i in at.items()},
+        lengths={
+            name: rows.length.to_numpy()[i] for name, i in at.items()
+        },
         vocab_size=summary["vocab_size"],
         context=summary["context"],
         summary=summary,
@@ -248,5 +244,6 @@ def _check(tokens, synthetic_share, context, held_out_documents) -> None:
         )
     if not 0 <= synthetic_share <= 1:
         raise InputError(
-            f"synthetic_share is {synthetic_share}; it must be between 0 and 1"
+            f"synthetic_share is {synthetic_share}; it must be between 0 "
+            "and 1"
         )

@@ -188,3 +188,4 @@ def _last(kept: Checkpoints | None) -> str:
     if not newest:
         return "; no checkpoint was written yet" if kept else ""
     return f"; the last good checkpoint is {artifacts.show(newest)}"
+

@@ -138,4 +138,6 @@ class Meter:
     def _clear(self, like: torch.Tensor) -> None:
         self.losses: list[torch.Tensor] = []
         self.mean, self.count = torch.zeros_like(like.detach()), 0
-        self.fired = torch.zeros((), dtype=torch.float64, device=like.device)
+        self.fired = torch.zeros(
+            (), dtype=torch.float64, device=like.device
+        )

@@ -58,7 +58,9 @@ class Resampler:
             inputs = torch.cat(list(self.inputs)).to(run.model.W_dec)
             random = torch.Generator()
             random.manual_seed(self.seed * 2**32 + run.step)
-            resample(run, inputs * run.scale, self.window * self.batch, random)
+            resample(
+                run, inputs * run.scale, self.window * self.batch, random
+            )
             self.inputs.clear()
 
 
