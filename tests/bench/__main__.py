@@ -23,9 +23,6 @@ from tests.bench import (
 from tests.bench.store import Store
 from tests.bench.versions import ARCHITECTURES, Task, Version
 
-COMPILED = "autocast + compile"
-
-
 @dataclass(frozen=True)
 class Mode:
     """How much is measured."""
@@ -42,7 +39,7 @@ class Mode:
     batch: int = 4096
 
 
-DEFAULT = Mode("bench", {8: 5, 32: 3}, {8: 3_000_000}, False,
+DEFAULT = Mode("bench", {8: 4, 32: 3}, {8: 3_000_000}, False,
                quality.DEFAULT, 4, (60, 2048))  # fmt: skip
 FULL = Mode("bench-full", {8: 11, 32: 7}, {8: 3_000_000, 32: 3_000_000},
             True, quality.FULL, 7, (750, 4096))  # fmt: skip
@@ -161,7 +158,10 @@ class Bench:
         chosen = versions.takes(self._for_quality(), architecture)
 
         def work():
-            given = [quality.material(task, n) for n in range(size.seeds)]
+            given = [
+                quality.material(size, seed, self.device)
+                for seed in range(size.seeds)
+            ]
             return [
                 quality.compare(version, task, given, self.mode.rates)
                 for version in chosen
