@@ -11,6 +11,7 @@ frontier.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -47,7 +48,7 @@ class Size:
         )  # fmt: skip
 
 
-DEFAULT = Size(128, 8, 16, 1024, 300, 2)
+DEFAULT = Size(128, 8, 16, 1024, 200, 2)
 FULL = Size(512, 8, 32, 4096, 500, 3)
 
 
@@ -60,13 +61,17 @@ class Material:
     held: list[torch.Tensor]
 
 
-def material(task: Task, seed: int) -> Material:
-    """Sums of 4 d_in directions, k of them a token on average."""
+@cache
+def material(size: Size, seed: int, device: str) -> Material:
+    """Sums of 4 d_in directions, k of them a token on average.
+
+    Kept, for the architectures train on the same.
+    """
     source = data.Directions(
-        task.d_in, 4 * task.d_in, task.k, seed=seed + 1, device=task.device
+        size.d_in, 4 * size.d_in, size.k, seed=seed + 1, device=device
     )
-    batches = data.bank(source, task.batch, task.steps)
-    return Material(source, batches, data.bank(source, task.batch, HELD))
+    batches = data.bank(source, size.batch, size.steps)
+    return Material(source, batches, data.bank(source, size.batch, HELD))
 
 
 def compare(
@@ -81,7 +86,11 @@ def compare(
     tried: dict[float, dict] = {}
 
     def score(lr: float) -> float:
-        tried[lr] = at_equal_l0(version, replace(task, lr=lr), given[0])
+        how = replace(task, lr=lr)
+        if tried:  # the rate before says about where L0 is right
+            last = list(tried.values())[-1]["coefficient"]
+            how = replace(how, coefficient=last)
+        tried[lr] = at_equal_l0(version, how, given[0])
         return tried[lr]["fvu"]
 
     try:
