@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from helpers import artifacts, paths, sae, train
+from helpers import artifacts, metrics, paths, sae, train
 from helpers.superposition.geometry import KEPT, norms
 from helpers.superposition.stage import load_toys
 
@@ -112,12 +112,13 @@ def _features(
     kept = norms(W) > KEPT
     k = max(1, round(int(kept.sum()) * density))
     model = train_sae(W, density, k=k, seed=seed, **how)
-    similar = _cosines(W[kept], model.W_dec.detach())
+    rows = model.W_dec.detach()
+    similar = _cosines(W[kept], rows)
     whole = {
         "density": density,
         "seed": seed,
-        "mmcs": mmcs(W[kept], model.W_dec.detach()),
-        "mcc": mcc(W[kept], model.W_dec.detach()),
+        "mmcs": metrics.mmcs(W[kept], rows),
+        "mcc": metrics.mcc(W[kept], rows),
         "fvu": unexplained(model, W, density),
     }
     return [
@@ -138,20 +139,6 @@ def unexplained(model: sae.SAE, W: torch.Tensor, density: float) -> float:
     x = next(activations(W, density, SAMPLE, FRESH))
     error = (model(x) - x).pow(2).sum()
     return float(error / (x - x.mean(0)).pow(2).sum())
-
-
-def mmcs(reference: torch.Tensor, learned: torch.Tensor) -> float:
-    """Mean over reference rows of the largest cosine with a learned row."""
-    return float(_cosines(reference, learned).max(1).values.mean())
-
-
-def mcc(reference: torch.Tensor, learned: torch.Tensor) -> float:
-    """Mean |cosine| over the best one-to-one matching of the rows."""
-    from scipy.optimize import linear_sum_assignment
-
-    similar = _cosines(reference, learned).abs().numpy()
-    pairs = linear_sum_assignment(similar, maximize=True)
-    return float(similar[pairs].mean())
 
 
 def _cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

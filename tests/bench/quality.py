@@ -15,6 +15,7 @@ from functools import cache
 
 import torch
 
+from helpers import metrics
 from tests.bench import data
 from tests.bench.speed import reason
 from tests.bench.versions import Task, Version
@@ -180,8 +181,8 @@ def run(version: Version, task: Task, given: Material) -> dict:
         scores = fvu_and_l0(trainer, given.held)
         if given.source is not None:
             rows = trainer.directions().float().cpu()
-            scores["mmcs"] = mmcs(given.source.rows, rows)
-            scores["mcc"] = mcc(given.source.rows, rows)
+            scores["mmcs"] = metrics.mmcs(given.source.rows, rows)
+            scores["mcc"] = metrics.mcc(given.source.rows, rows)
     finally:
         trainer.close()
     return scores
@@ -206,16 +207,3 @@ def fvu_and_l0(trainer, held: list[torch.Tensor]) -> dict:
     whole = torch.cat(held).double()
     variance = (whole - whole.mean(0)).pow(2).sum()
     return {"fvu": float(error / variance), "l0": float(active / len(whole))}
-
-
-def mmcs(true: torch.Tensor, learned: torch.Tensor) -> float:
-    """Mean over true directions of the largest cosine with a learned one."""
-    unit = torch.nn.functional.normalize
-    return float((unit(true) @ unit(learned).T).max(1).values.mean())
-
-
-def mcc(true: torch.Tensor, learned: torch.Tensor) -> float:
-    """Mean |cosine| of true directions matched one to one with learned."""
-    from sae_lens.synthetic import mean_correlation_coefficient
-
-    return mean_correlation_coefficient(true, learned)
