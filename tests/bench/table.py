@@ -13,6 +13,7 @@ def text(results: dict) -> str:
         speed(results),
         quality(results),
         specimen(results),
+        language_model(results),
         failures(results),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -71,6 +72,18 @@ def specimen(results: dict) -> str:
         for row in bench_results.specimen_table(results).itertuples()
     ]
     head = f"  {'TopK on the specimen':34}{'loss rec':>8}{'FVU':>8}"
+    return "\n".join([head, *lines]) if lines else ""
+
+
+def language_model(results: dict) -> str:
+    """The language model's training step, a line a version and batch."""
+    lines = [
+        f"  {row['version']:34}{unit['batch']:8}"
+        f"{row['tokens_per_second']:10,.0f}"
+        for unit in bench_results.units(results, "language_model")
+        for row in unit["rows"]
+    ]
+    head = f"  {'language model, training step':34}{'batch':>8}{'tokens/s':>10}"
     return "\n".join([head, *lines]) if lines else ""
 
 
