@@ -154,7 +154,7 @@ def planted_power(
     planted).
     """
     live = live_in(maxima, documents, contrast, threshold, min_documents)
-    planted = min(planted, len(live) // 2)
+    planted = min(planted, max(len(live) // 2, 1))
     rows = np.sort(np.concatenate(class_rows(documents, contrast)))
     values, documents = maxima[rows[:, None], live], documents.iloc[rows]
     rng, found = np.random.default_rng(seed), []
