@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from helpers import artifacts, ranks, sae
-from helpers.kernels import reference
+from helpers.kernels.adam import Adam
 from helpers.train.meter import Diverged, Meter
 from helpers.train.settings import Settings
 
@@ -34,7 +34,7 @@ class Run:
     """All that a step of training changes."""
 
     model: sae.SAE
-    adam: reference.Adam  # or a faster one
+    adam: Adam  # or its faster form
     meter: Meter
     scale: float  # multiplies each batch
     log: list[dict] = field(default_factory=list)

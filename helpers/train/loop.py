@@ -184,14 +184,10 @@ def _begin(
     return run
 
 
-def optimiser(model: sae.SAE, settings: Settings) -> kernels.reference.Adam:
-    """Adam that keeps decoder rows unit: project -> step -> renormalise.
-
-    It keeps ``low``, the weights in the precision of the products, for the
-    architectures that have all four of them.
-    """
+def optimiser(model: sae.SAE, settings: Settings) -> kernels.adam.Adam:
+    """Adam that keeps decoder rows unit (project -> step -> renormalise)
+    and ``low``, the matrices in the precision of the products."""
     parameters = dict(model.named_parameters())
-    common = set(kernels.Weights._fields) <= set(parameters)
-    dtype = find_precision(model.W_dec.device) if common else torch.float32
+    dtype = find_precision(model.W_dec.device)
     unit = ("W_dec",) if model.is_unit_decoder else ()
     return kernels.Adam(parameters, settings.betas, dtype, unit)
