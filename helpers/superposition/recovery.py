@@ -9,6 +9,7 @@ import torch
 from helpers import artifacts, metrics, paths, sae, train
 from helpers.superposition.geometry import KEPT, norms
 from helpers.superposition.stage import load_toys
+from helpers.superposition.toys import one_thread
 
 TABLE = "recovery.parquet"
 FOUND = 0.9  # cosine with a latent above which a feature is recovered
@@ -64,7 +65,8 @@ def train_sae(
         activations=steps * batch, batch=batch, lr=lr, seed=seed,
         dead_after=20 * batch,
     )  # fmt: skip
-    train.fit(model, activations(W, density, batch, seed), settings)
+    with one_thread():
+        train.fit(model, activations(W, density, batch, seed), settings)
     return model
 
 

@@ -12,6 +12,7 @@ between them is due to the condition; seeds share nothing.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -71,7 +72,7 @@ def train(
     weights = weights.repeat(len(outputs), len(density), 1, 1, 1)
     adam = torch.optim.AdamW([weights], lr=lr, fused=True)
     batches = draw(n, batch, seeds)
-    with track("training toys", steps) as progress:
+    with one_thread(), track("training toys", steps) as progress:
         for step in range(1, steps + 1):
             uniform = next(batches).to(device)
             weights.grad = gradients(
@@ -202,6 +203,17 @@ def losses(
                 back.relu_()
             total[index] += (importance * (back - x).pow(2)).mean((2, 3))
     return total / batches
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """No operation of a toy is large enough to be worth sharing out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _first(n: int, hidden: int, seeds: Sequence[int]) -> torch.Tensor:
