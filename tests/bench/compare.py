@@ -1,6 +1,6 @@
 """The whole comparison table at full size: seconds and memory.
 
-``python -m tests.bench_compare``: 100,000 sparse features, 2,000 documents
+``python -m tests.bench.compare``: 100,000 sparse features, 2,000 documents
 in 1,000 matched sets, 1,000 permutations; then the same documents with one
 class a set, which doubles what is permuted.
 """

@@ -6,7 +6,7 @@ Rounds alternate between the two in one process, so that a change in the
 machine's speed falls on both; the fastest round of each counts, as others
 may share the machine. The step's matrix products alone, done dense in the
 same precision, stand beside them: the floor of a dense step. Run as
-``python -m tests.bench_sae [expansions]``, or with ``memory NAME BACKEND
+``python -m tests.bench.kernels [expansions]``, or with ``memory NAME BACKEND
 EXPANSION`` for the peak memory of one step.
 """
 
