@@ -9,6 +9,7 @@ import nbformat
 import psutil
 import pytest
 
+from helpers.execute import fingerprints
 from tests.sandbox import Sandbox
 
 
@@ -301,3 +302,15 @@ def test_failing_chapter_names_the_cell_and_keeps_the_notebook(sandbox):
     assert sandbox.executed("01-make").is_file()
 
 
+def test_a_file_that_a_chapter_names_decides_whether_it_is_current(tmp_path):
+    file = tmp_path / "results.json"
+    notebook = nbformat.v4.new_notebook(
+        metadata={"book": {"data": [str(file)]}}
+    )
+    found = set()
+    for content in ("one", "two", "one"):
+        file.write_text(content)
+        found.add(fingerprints.fingerprint(notebook, {}))
+    file.unlink()
+    found.add(fingerprints.fingerprint(notebook, {}))
+    assert len(found) == 3

@@ -3,7 +3,8 @@
 A chapter is current while
 
 - its *fingerprint* is the same: its code cells, its parameters, the helper
-  modules it imports (transitively) and the computing libraries' versions;
+  modules it imports (transitively), the computing libraries' versions, and
+  the files of the project that its metadata names as ``data``;
 - every artifact it read still has the content it read;
 - every artifact it wrote is still there.
 
@@ -22,10 +23,12 @@ def fingerprint(notebook, parameters: dict) -> str:
     """sha256 (hex) of what a chapter is made from, its inputs aside."""
     code = [c.source for c in notebook.cells if c.cell_type == "code"]
     modules = sources.closure(helper_modules(notebook))
-    return artifacts.hash_of(
-        [code, parameters, sources.hash_modules(modules),
-         artifacts.versions()]
-    )
+    parts = [code, parameters, sources.hash_modules(modules),
+             artifacts.versions()]  # fmt: skip
+    data = notebook.metadata.get("book", {}).get("data", [])
+    files = [paths.ROOT / name for name in data]
+    parts += [file.read_text() for file in files if file.exists()]
+    return artifacts.hash_of(parts)
 
 
 def helper_modules(notebook) -> list[str]:
