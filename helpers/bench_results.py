@@ -22,6 +22,9 @@ NAMES = {
 }
 REGIMES = {"dense": "dense codes", "sparse": "sparse codes",
            "run": "whole run"}  # fmt: skip
+QUALITY = ["what", "tokens", "fvu", "peer_fvu", "fvu_ratio", "fvu_low",
+           "fvu_high", "mmcs", "peer_mmcs", "mcc", "peer_mcc", "lr",
+           "peer_lr", "peer_name"]  # fmt: skip
 NATIVE, PLAIN = "native kernels", "plain PyTorch"
 VERSIONS = {
     "ours": f"ours, {NATIVE}",
@@ -92,7 +95,7 @@ def quality_table(results: dict) -> pd.DataFrame:
     ``peer_mmcs`` and ``peer_mcc`` are the best of any peer.
     """
     rows = [_quality_row(unit) for unit in units(results, "quality")]
-    return pd.DataFrame([row for row in rows if row])
+    return pd.DataFrame([row for row in rows if row], columns=QUALITY)
 
 
 def specimen_table(results: dict) -> pd.DataFrame:
