@@ -37,7 +37,8 @@ class Store:
         if self.part.exists():
             kept = json.loads(self.part.read_text())
             if kept["key"] == self.key:
-                self.units, self.about = kept["units"], kept["about"]
+                self.units = dict(kept["units"])
+                self.about = kept["about"]
 
     def unit(self, name: str, fields: dict, work: Callable[[], list]) -> list:
         """The rows of a unit: measured now, unless they are there."""
@@ -51,7 +52,8 @@ class Store:
             **fields, "rows": rows, "took": round(spent, 1),
             "load": round(load, 2),
         }  # fmt: skip
-        kept = {"key": self.key, "about": self.about, "units": self.units}
+        units = list(self.units.items())  # JSON's keys are sorted
+        kept = {"key": self.key, "about": self.about, "units": units}
         artifacts.write_json(self.part, kept)
         print(f"{name}: {clock(spent)}", flush=True)
         return rows
