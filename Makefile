@@ -23,7 +23,7 @@ READY := $(VENV)/.ready-$(LOCK)
 # The benchmark's peers have a place of their own that sees .venv's packages:
 # what they ask for would bring another torch.
 PEERS := .venv-bench
-PEERS_LOCK := $(shell cat requirements-bench.lock | git hash-object --stdin)
+PEERS_LOCK := $(shell git hash-object requirements-bench.lock 2>/dev/null)
 PEERS_READY := $(PEERS)/.ready-$(LOCK)-$(PEERS_LOCK)
 RUN := $(BIN)/python -m helpers.execute
 WHEELS := $(PYTHON) cluster/wheelhouse.py
