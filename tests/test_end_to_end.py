@@ -19,8 +19,6 @@ from helpers.execute import chapters, results
 from tests import browser
 
 NOTEBOOKS = chapters.sources()
-# Chosen beforehand, not measured: the AUROC of chance, usual error rates.
-LEVELS = {"0.5", "0.05", "5%", "95%"}
 
 
 def execute(*words: str, **environment: str) -> str:
@@ -83,8 +81,8 @@ def test_chapter_says_nothing_it_should_not(smoke, name):
 def test_numbers_in_prose_come_from_the_run(name):
     """A typed decimal or percentage stands only beside its citation.
 
-    Formulas, code and what-if exercises are set aside, and ``LEVELS``; what
-    a chapter measured is glued.
+    Formulas, code and what-if exercises are set aside, and 0.5, the AUROC
+    of chance; what a chapter measured is glued.
     """
     for cell in NOTEBOOKS[name].cells:
         if cell.source.startswith("## Exercises"):
@@ -96,7 +94,7 @@ def test_numbers_in_prose_come_from_the_run(name):
         for paragraph in text.split("\n\n"):
             if "{cite" not in paragraph:
                 typed = re.findall(r"\d+\.\d+|\d+(?:\.\d+)? ?%", paragraph)
-                assert set(typed) <= LEVELS, paragraph
+                assert set(typed) <= {"0.5"}, paragraph
 
 
 def test_headline_numbers_are_collected(smoke):
@@ -165,11 +163,8 @@ def test_bad_text_of_your_own_is_one_sentence(smoke, tmp_path, case):
         env={**os.environ, "BOOK_ARTIFACTS": str(tmp_path / "artifacts")},
     )
     assert done.returncode == 2
-    # A kernel stopped at a busy moment may log a task of its own first.
-    *before_it, said = done.stderr.splitlines()
-    assert said.startswith("error: 02-synthesis: ") and sentence in said
-    assert not before_it or "Task was destroyed" in before_it[0]
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: 02-synthesis: ")
+    assert sentence in done.stderr and done.stderr.count("\n") == 1
     kept = tmp_path / "artifacts/smoke/tokens/manifest.json"
     assert kept.read_bytes() == before
 

@@ -80,9 +80,14 @@ def offer(folder):
 def make(root, *words, **more):
     """``make`` in a project: exit status and everything printed.
 
-    What this machine or its user tells pip is left out.
+    What this machine or its user tells pip is left out, and what a ``make``
+    that runs these tests tells its children (``make[1]:``, say).
     """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PIP_", "MAKE", "MFLAGS"))
+    }
     done = subprocess.run(
         ["make", "LOCKFILE=lock.txt", *words], cwd=root, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,

@@ -22,6 +22,12 @@ from helpers.execute.parameters import declared
 LAST_CELL = """\
 from helpers.execute import record
 record.finish()"""
+# A kernel that is stopped at a busy moment logs its own unfinished tasks.
+QUIET = [
+    "--log-level=50",
+    "--IPKernelApp.exec_lines=import logging;"
+    "logging.getLogger('asyncio').setLevel(50)",
+]
 
 
 class ChapterFailed(Exception):
@@ -136,7 +142,7 @@ def _papermill(name: str, notebook, parameters: dict, folder: Path):
             papermill.execute_notebook(
                 str(source), str(output), changed, kernel_name="python3",
                 progress_bar=False, cwd=str(paths.ROOT), config=_config(),
-                extra_arguments=["--log-level=50"],  # quiet when stopped
+                extra_arguments=QUIET,
             )
         except papermill.PapermillExecutionError as error:
             raise _failure(name, error, output) from None

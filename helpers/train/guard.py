@@ -57,8 +57,9 @@ class Keeper:
     """Keeps what runs find: log, progress, metrics, checkpoints.
 
     A checkpoint is written when its time has come, with a line of log
-    (which waits for the device anyway), or when a signal came; over several
-    ranks a signal waits for a line too, since all must know of it.
+    (which waits for the device anyway), or when a signal came. Over several
+    ranks there is none within a line, of which each rank knows its share
+    only: a signal waits until all runs stand between two lines.
     """
 
     def __init__(self, runs: Sequence[Run], stop: Stop | None, bar):
@@ -83,21 +84,25 @@ class Keeper:
         line = run.meter.line() if run.meter.is_due else None
         if line:
             self._tell(run, line)
+        if line and run.kept and run.kept.is_due():
+            self.save([run])
+
+    def after_batch(self) -> None:
+        """Leave if a signal came; all runs have the batch behind them."""
         number = self.stop.number if self.stop else 0
         if ranks.count() > 1:
-            device = run.model.W_dec.device
-            number = ranks.largest(number, device) if line else 0
+            device = self.run.model.W_dec.device
+            whole = all(run.meter.is_whole for run in self.runs)
+            number = ranks.largest(number, device) if whole else 0
         if number:
             self.save(self.runs)
             self.stop.leave(number)
-        elif line and run.kept and run.kept.is_due():
-            self.save([run])
 
     def save(self, runs: Sequence[Run]) -> None:
-        """Write a checkpoint of each."""
+        """Write a checkpoint of each that can have one."""
         for run in runs:
             self.run = run
-            if run.kept:
+            if run.kept and (ranks.count() == 1 or run.meter.is_whole):
                 run.kept.save(run)
 
     def name(self) -> str:

@@ -113,6 +113,7 @@ def train_together(
                     take_step(run, x)
                     draw[id(run)].after_step(run)
                     keeper.after_step()
+            keeper.after_batch()
     for run in runs:
         if run.step < run.settings.steps:
             raise InputError(

@@ -53,6 +53,11 @@ class Meter:
         last = self.step == self.settings.steps
         return last or self.step % self.settings.log_every == 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no step was taken since the last line of log."""
+        return self.count == 0
+
     def line(self) -> dict:
         """A line of log; the sums start again from zero.
 
