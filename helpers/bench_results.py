@@ -26,6 +26,7 @@ QUALITY = ["what", "tokens", "fvu", "peer_fvu", "fvu_ratio", "fvu_low",
            "fvu_high", "mmcs", "peer_mmcs", "mcc", "peer_mcc", "lr",
            "peer_lr", "peer_name"]  # fmt: skip
 NATIVE, PLAIN = "native kernels", "plain PyTorch"
+ALONE = "harvest alone", "training alone"
 VERSIONS = {
     "ours": f"ours, {NATIVE}",
     "plain": f"ours, {PLAIN}",
@@ -109,6 +110,27 @@ def specimen_table(results: dict) -> pd.DataFrame:
     ]
     columns = ["what", "loss_recovered", "fvu", "l0", "lr"]
     return pd.DataFrame(found, columns=columns)
+
+
+def end_to_end_table(results: dict) -> pd.DataFrame:
+    """Harvest and training, alone and together: what, rate, share, low, high.
+
+    ``rate``: tokens a second, the median over rounds. ``share``: the median
+    over rounds of the rate's share of the slower one's alone, which together
+    cannot pass; ``low`` and ``high`` its range.
+    """
+    columns = ["what", "rate", "share", "low", "high"]
+    rows = []
+    for unit in units(results, "end_to_end"):
+        times = {row["what"]: row["seconds"] for row in unit["rows"]}
+        alone = (times[what] for what in ALONE)
+        slower = [max(pair) for pair in zip(*alone, strict=True)]
+        for what, seconds in times.items():
+            shares = [a / b for a, b in zip(slower, seconds, strict=True)]
+            rate = unit["batch"] / statistics.median(seconds)
+            share = statistics.median(shares)
+            rows.append([what, rate, share, min(shares), max(shares)])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def failures(results: dict) -> pd.DataFrame:

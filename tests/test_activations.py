@@ -66,6 +66,9 @@ def test_run_gives_what_the_cache_holds():
     torch.testing.assert_close(found, cache[heads].flatten(2))
 
 
+BY_HOOKS = {"by": torch.ones(1)}
+
+
 def exact(model, rows, names):
     """The same, by hooks: what any other TransformerLens model gets."""
     return forward._run_with_hooks(model, rows, names)
@@ -83,17 +86,33 @@ def test_the_short_way_agrees_with_the_hooks(layer, end):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * size)
 
 
+@pytest.mark.parametrize("end", forward.SHORT)
+def test_products_in_bfloat16_are_right_to_its_rounding(end):
+    model, name = tiny_model(2), f"blocks.1.{end}"
+    rows = torch.from_numpy(tokens(40).astype(np.int64)).view(5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        hooked = exact(model, rows, [name])[name].float()
+    expected = exact(model, rows, [name])[name]
+    found = activations.run(model, rows, [name], torch.bfloat16)[name]
+    assert found.dtype == torch.bfloat16
+    off, peers = (
+        ((x.float() - expected).norm() / expected.norm()).item()
+        for x in (found, hooked)
+    )
+    assert 0 < off < 0.02 and off < 2 * peers + 2**-9
+
+
 def test_the_short_way_is_taken_where_it_is_right(monkeypatch):
     model, rows = tiny_model(), torch.ones(1, 4, dtype=torch.long)
-    monkeypatch.setattr(forward, "_run_with_hooks", lambda *_: "by hooks")
-    assert activations.run(model, rows, HOOKS) != "by hooks"
-    assert activations.run(model, rows, ["hook_embed"]) == "by hooks"
+    monkeypatch.setattr(forward, "_run_with_hooks", lambda *_: BY_HOOKS)
+    assert activations.run(model, rows, HOOKS) != BY_HOOKS
+    assert activations.run(model, rows, ["hook_embed"]) == BY_HOOKS
     for name, value in [("act_fn", "gelu"), ("normalization_type", "LN")]:
         with monkeypatch.context() as patch:
             patch.setattr(model.cfg, name, value)
-            assert activations.run(model, rows, HOOKS) == "by hooks"
+            assert activations.run(model, rows, HOOKS) == BY_HOOKS
     with model.hooks([("blocks.0.hook_resid_pre", lambda x, hook: x * 0)]):
-        assert activations.run(model, rows, HOOKS) == "by hooks"
+        assert activations.run(model, rows, HOOKS) == BY_HOOKS
 
 
 @pytest.mark.parametrize("run", [activations.run, exact])
@@ -188,9 +207,9 @@ def test_going_on_anywhere_gives_the_same_bits(start):
 def test_going_on_runs_few_passes(monkeypatch):
     run, passes = forward.run, []
 
-    def counted(model, rows, hook_points):
+    def counted(model, rows, hook_points, dtype):
         passes.append(len(rows))
-        return run(model, rows, hook_points)
+        return run(model, rows, hook_points, dtype)
 
     monkeypatch.setattr(forward, "run", counted)
     first(1, start=3000, rows_per_pass=8)

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,19 @@ from helpers.charts.bench import speed_dots
 from helpers.errors import InputError
 from helpers.train import Settings
 from tests.bench import __main__ as command
-from tests.bench import data, memory, ours, quality, speed, table, versions
+from tests.bench import (
+    data,
+    end_to_end,
+    memory,
+    ours,
+    quality,
+    speed,
+    table,
+    versions,
+)
 from tests.bench.store import Store
 from tests.bench.versions import ARCHITECTURES, Task, Version
+from tests.test_activations import tiny_model, tokens
 
 TINY = {"d_in": 16, "d_sae": 64, "k": 4, "batch": 32, "steps": 40}
 
@@ -355,6 +366,29 @@ def test_quality_table_compares_at_equal_tokens(results):
     assert row.mmcs == pytest.approx(0.6)
     assert (row.mcc, row.peer_mcc) == (0.4, pytest.approx(0.6))
     assert (row.tokens, row.peer_name) == (500, "a, autocast")
+
+
+def test_harvest_and_training_against_the_slower_alone(results):
+    seconds = {"harvest alone": [1.0, 1.0, 1.0],
+               "training alone": [2.0, 3.0, 0.5],
+               "together": [2.5, 4.0, 1.0]}  # fmt: skip
+    results["units"].append(
+        {"section": "end_to_end", "batch": 100,
+         "rows": [{"what": k, "seconds": v} for k, v in seconds.items()]}
+    )  # fmt: skip
+    found = bench_results.end_to_end_table(results).set_index("what")
+    assert list(found.loc["together"]) == [40, 0.8, 0.75, 1.0]
+    assert "80%" in table.end_to_end(results)
+
+
+def test_harvest_and_training_of_a_small_model(monkeypatch):
+    made = tiny_model(), SimpleNamespace(train=tokens())
+    monkeypatch.setattr(data, "load", lambda profile: made)
+    task = tiny("topk", d_in=32)
+    rows = end_to_end.rows("any", ours.VERSIONS[1], task)
+    assert [row["what"] for row in rows][:2] == list(bench_results.ALONE)
+    assert {len(row["seconds"]) for row in rows} == {end_to_end.ROUNDS}
+    assert min(min(row["seconds"]) for row in rows) > 0
 
 
 def test_failures_keep_their_reason(results):

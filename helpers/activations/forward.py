@@ -49,15 +49,25 @@ def width(model, hook_point: str) -> int:
 
 @torch.no_grad()
 def run(
-    model, rows: torch.Tensor, hook_points: Sequence[str]
+    model,
+    rows: torch.Tensor,
+    hook_points: Sequence[str],
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, torch.Tensor]:
     """Activations at some hook points: each [batch, context, d_in].
 
-    ``rows``: [batch, context] token ids. One forward pass, no gradient.
+    ``rows``: [batch, context] token ids. One forward pass, no gradient; its
+    matrix products run in ``dtype``, and the residual stream stays float32.
     """
     rows = rows.to(model.cfg.device)
-    if not _is_plain(model, hook_points):
-        return _run_with_hooks(model, rows, hook_points)
+    how = _run_without if _is_plain(model, hook_points) else _run_with_hooks
+    low = dtype != torch.float32
+    with torch.autocast(rows.device.type, dtype, enabled=low):
+        found = how(model, rows, hook_points)
+    return {name: value.to(dtype) for name, value in found.items()}
+
+
+def _run_without(model, rows, hook_points) -> dict[str, torch.Tensor]:
     found, wanted = {}, set(hook_points)
     for name, value in _trace(model, rows):
         if name in wanted:

@@ -53,7 +53,8 @@ def stream(
     any is visited again (with another order). Activations pass through a
     buffer of ``buffer`` tokens (memory: ``buffer * d_in`` numbers for each
     hook point): it is filled, mixed, and half of it given out before it is
-    filled again. The same seed gives the same batches; ``start`` leaves out
+    filled again. They are of ``dtype``, and so are the matrix products that
+    make them. The same seed gives the same batches; ``start`` leaves out
     that many of them, at the cost of some twenty refills' passes at most.
 
     With ``overlap`` a thread makes the next refill while this one is used
@@ -173,10 +174,10 @@ def _harvest(model, rows, hook_points, dtype) -> dict[str, torch.Tensor]:
     """
     shared = len(rows) >= ranks.count()
     part = ranks.share(rows) if shared else rows
-    found = forward.run(model, part, hook_points)
+    found = forward.run(model, part, hook_points, dtype)
     if shared:
         found = {n: ranks.join(found[n], len(rows)) for n in hook_points}
-    return {n: found[n].flatten(0, 1).to(dtype) for n in hook_points}
+    return {n: found[n].flatten(0, 1) for n in hook_points}
 
 
 def _passes(rows, per_pass, random) -> Iterator[torch.Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from helpers import activations, artifacts, paths, ranks, sae, sources
-from helpers.devices import find_device
+from helpers.devices import find_device, find_precision
 from helpers.errors import InputError, unknown
 from helpers.train.checkpoint import EVERY, Checkpoints
 from helpers.train.loop import Job, fit_together
@@ -209,13 +209,16 @@ def _train(
 
     network, text = load_language_model(model), load_tokens(tokens).train
     hooks = sorted({plan.hook_point for plan in plans})
+    dtype = find_precision(find_device())
     data = {"batch": plans[0].settings.batch, "seed": plans[0].data_seed}
-    key = _key({**data, "hook_points": hooks}, [model, tokens])
+    key = _key({**data, "hook_points": hooks, "dtype": str(dtype)},
+               [model, tokens])  # fmt: skip
 
     def stream(start: int) -> Iterator[dict[str, torch.Tensor]]:
         return activations.stream(
-            network, text, hooks, **data, start=start, overlap=True
-        )
+            network, text, hooks, **data, dtype=dtype, start=start,
+            overlap=True,
+        )  # fmt: skip
 
     def batches(start: int) -> Iterator[dict[str, torch.Tensor]]:
         found = stream(start)

@@ -11,6 +11,7 @@ from helpers.devices import find_device
 from helpers.errors import InputError
 from tests.bench import (
     data,
+    end_to_end,
     language_model,
     memory,
     ours,
@@ -63,6 +64,7 @@ class Bench:
         if data.has_specimen(self.profile):
             self._on_specimen("topk", fastest)
             self._on_specimen("batchtopk", fastest)
+            self._end_to_end()
         for expansion in self.mode.run:
             self._whole_run(expansion, fastest)
         for expansion in self.mode.rounds:
@@ -121,6 +123,16 @@ class Bench:
 
         name = table.label(architecture, "", expansion)
         self.store.unit(f"speed, {name}, specimen", fields, work)
+
+    def _end_to_end(self) -> None:
+        expansion = min(self.mode.rounds)
+        task = self.task("topk", expansion)
+        fields = {"section": "end_to_end", "batch": task.batch,
+                  "expansion": expansion}  # fmt: skip
+        self.store.unit(
+            "harvest and training", fields,
+            lambda: end_to_end.rows(self.profile, self.known[0], task),
+        )  # fmt: skip
 
     def _whole_run(self, expansion, fastest) -> None:
         native, *_ = (v for v in self.known if v.ours)

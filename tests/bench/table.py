@@ -13,6 +13,7 @@ def text(results: dict) -> str:
         speed(results),
         quality(results),
         specimen(results),
+        end_to_end(results),
         language_model(results),
         failures(results),
     ]
@@ -72,6 +73,16 @@ def specimen(results: dict) -> str:
         for row in bench_results.specimen_table(results).itertuples()
     ]
     head = f"  {'TopK on the specimen':34}{'loss rec':>8}{'FVU':>8}"
+    return "\n".join([head, *lines]) if lines else ""
+
+
+def end_to_end(results: dict) -> str:
+    """Harvest and training, alone and together."""
+    lines = [
+        f"  {row.what:34}{row.rate:10,.0f}{row.share:8.0%}"
+        for row in bench_results.end_to_end_table(results).itertuples()
+    ]
+    head = f"  {'harvest and training (TopK)':34}{'tokens/s':>10}{'share':>8}"
     return "\n".join([head, *lines]) if lines else ""
 
 
