@@ -6,16 +6,21 @@ every host but this machine is blocked.
 """
 
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import yaml
 
-from helpers import features, paths, synthesis, text
+from helpers import features, paths, synthesis, text, train
 from helpers.execute import chapters, results
+from helpers.sae.interchange import WEIGHTS
 from tests import browser
 
 NOTEBOOKS = chapters.sources()
@@ -202,3 +207,56 @@ def test_published_chapters_are_whole():
         assert ran == code, f"{name} was edited after it was published"
         numbers = results.published("laptop")["chapters"][name]["numbers"]
         assert numbers == results.headlines(book)
+
+
+@pytest.fixture
+def specimen(request, tmp_path):
+    """A profile and a folder of artifacts with its model and tokens alone:
+    the smoke run's, or those of a finished run that TEST_SPECIMEN names."""
+    profile = os.environ.get("TEST_SPECIMEN", "smoke")
+    root = paths.ROOT / "artifacts"
+    if profile == "smoke":
+        root, _ = request.getfixturevalue("smoke")
+    for part in ("language_models", "tokens"):
+        shutil.copytree(root / profile / part, tmp_path / profile / part)
+    return profile, tmp_path
+
+
+def training(specimen, name) -> subprocess.Popen:
+    """``python -m helpers.train`` for one SAE, which keeps checkpoints."""
+    profile, root = specimen
+    file = root / f"{name}.yaml"
+    common = {"activations": 256 * 3000, "batch": 256, "k": 8, "log_every": 10,
+              "dead_after": 20_000}  # fmt: skip
+    wanted = {"profile": profile, "common": common, "saes": {name: {}},
+              "checkpoint_every": 0}  # fmt: skip
+    file.write_text(yaml.safe_dump(wanted))
+    return subprocess.Popen(
+        [sys.executable, "-m", "helpers.train", file], cwd=paths.ROOT,
+        env={**os.environ, "BOOK_ARTIFACTS": str(root)},
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def test_killed_at_random_moments(specimen):
+    """SIGKILL while activations stream: the same weights and log."""
+    profile, root = specimen
+    assert training(specimen, "whole").wait(600) == 0
+    metrics = root / profile / "checkpoints" / "killed" / "metrics.jsonl"
+
+    def lines():
+        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+    draw = random.Random(0)
+    for _ in range(int(os.environ.get("TEST_KILLS", 2))):
+        before, process = lines(), training(specimen, "killed")
+        while lines() <= before:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(draw.random() / 10)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert training(specimen, "killed").wait(600) == 0
+    whole, killed = (root / profile / "saes" / n for n in ("whole", "killed"))
+    for file in (WEIGHTS, train.LOG):
+        assert (whole / file).read_bytes() == (killed / file).read_bytes()
