@@ -40,9 +40,8 @@ class Meter:
         """Take in one step: this rank's slice of a batch of ``tokens``."""
         self.step, self.tokens = self.step + 1, self.tokens + tokens
         self.silent.add_(tokens).mul_(result.firings == 0)
-        self.losses.append(
-            torch.stack([result.error.pow(2).sum(), x.pow(2).sum()])
-        )
+        norms = [torch.linalg.vector_norm(part) for part in (result.error, x)]
+        self.losses.append(torch.stack(norms).square())  # no temporary
         self.mean += x.sum(0)
         self.fired += result.firings.sum()
         self.count += tokens
