@@ -52,9 +52,9 @@ def count_passes(monkeypatch):
     """A list that gets the hook points of each forward pass."""
     run, passes = forward.run, []
 
-    def counted(model, rows, hook_points, dtype):
+    def counted(model, rows, hook_points, *dtype):
         passes.append(list(hook_points))
-        return run(model, rows, hook_points, dtype)
+        return run(model, rows, hook_points, *dtype)
 
     monkeypatch.setattr(forward, "run", counted)
     return passes
