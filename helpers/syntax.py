@@ -296,6 +296,29 @@ def accuracy(
     return pd.DataFrame(rows)
 
 
+def follows(scores: pd.DataFrame, who: str) -> pd.Series:
+    """What each of ``who`` goes by: the subject, the nearest noun, neither.
+
+    ``scores``: ``who``, kind, low and high (intervals of an accuracy or an
+    AUROC). Either takes that the number is told above chance with nothing
+    between; then "the subject" is told above chance with any count of
+    opposite nouns between, "the noun nearest to the verb" below it.
+    """
+
+    def phrase(part):
+        bare = part[part["kind"] == "none"]
+        opposite = part[part["kind"] == "opposite"]
+        if (bare["low"] > 0.5).all() and (opposite["low"] > 0.5).all():
+            return "the subject"
+        if (bare["low"] > 0.5).all() and (opposite["high"] < 0.5).all():
+            return "the noun nearest to the verb"
+        return "neither"
+
+    return pd.Series(
+        {name: phrase(part) for name, part in scores.groupby(who, sort=False)}
+    )
+
+
 def at_last_token(table: "FeatureTable") -> np.ndarray:
     """Every unit's activation on the last token: [documents, units]."""
     return table.matrix()[np.asarray(table.offsets[1:]) - 1].toarray()

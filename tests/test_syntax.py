@@ -21,7 +21,8 @@ def test_material_pairs_each_construction_with_the_other():
     contrasts = syntax.contrasts(frame)
     assert contrasts
     for contrast in contrasts:
-        part = frame[frame["label"].isin([contrast.treatment, contrast.control])]
+        labels = contrast.treatment, contrast.control
+        part = frame[frame["label"].isin(labels)]
         assert (part.groupby("group")["label"].nunique() == 2).all()
         assert part["phenomenon"].nunique() == 1
         assert part["correct"].all()
@@ -185,8 +186,8 @@ def test_read_number_tells_subject_from_last_noun():
     assert local["none"] > 0.9 and local["opposite"] < 0.1
     assert (abs(reading(found, "nothing") - 0.5) < 0.25).all()
     assert found[found["basis"] == "subject"]["unit"].eq(3).all()
-    inside = (found["low"] <= found["auroc"]) & (found["auroc"] <= found["high"])
-    assert inside.all()
+    assert (found["low"] <= found["auroc"]).all()
+    assert (found["auroc"] <= found["high"]).all()
 
 
 def test_a_unit_that_knows_the_nouns_by_heart_reads_nothing():
@@ -205,3 +206,26 @@ def test_chance_is_chance_where_nothing_is_known():
         found = syntax.read_number({"noise": noise}, made, seed=seed)
         scores.append(found["auroc"].iloc[0])
     assert abs(np.mean(scores) - 0.5) < 3 * np.std(scores) / np.sqrt(40)
+
+
+def test_follows_says_what_the_intervals_allow():
+    def scored(none, opposite):
+        return pd.DataFrame(
+            {
+                "who": "m",
+                "kind": ["none", "opposite", "opposite", "same"],
+                "low": [none - 0.1, opposite - 0.1, opposite, 0.2],
+                "high": [none + 0.1, opposite, opposite + 0.1, 0.8],
+            }
+        )
+
+    says = {
+        (0.8, 0.8): "the subject",
+        (0.8, 0.2): "the noun nearest to the verb",
+        (0.8, 0.55): "neither",
+        (0.5, 0.2): "neither",
+        (0.5, 0.8): "neither",
+    }
+    for (none, opposite), phrase in says.items():
+        found = syntax.follows(scored(none, opposite), "who")
+        assert found.to_dict() == {"m": phrase}
