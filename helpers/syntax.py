@@ -91,19 +91,19 @@ def by_mistake(documents: pd.DataFrame) -> pd.DataFrame:
 def minimal_pairs(documents: pd.DataFrame, sets: int) -> pd.DataFrame:
     """Sentences of the syntax corpus beside their sisters with a mistake.
 
-    At most the first ``sets`` matched sets of each phenomenon. -> a row a
-    pair: group, phenomenon, construction, right and wrong (the sentence
-    alone, without the text around it).
+    At most the first ``sets`` matched sets of each phenomenon; phenomena with
+    a single set are left out. -> a row a pair: group, phenomenon,
+    construction, right and wrong (the sentence alone, without the text
+    around it).
     """
     from helpers.synthesis import factors
 
     frame = _sentences(documents).join(
         factors(documents)[["phenomenon", "construction"]]
     )
-    order = frame.groupby("phenomenon")["group"].transform(
-        lambda g: pd.factorize(g)[0]
-    )
-    frame = frame[order < sets]
+    by = frame.groupby("phenomenon")["group"]
+    order = by.transform(lambda groups: pd.factorize(groups)[0])
+    frame = frame[(order < sets) & (by.transform("nunique") > 1)]
     wrong = frame["label"].str.startswith("ungrammatical ")
     keys = ["group", "phenomenon", "construction"]
     pairs = [
