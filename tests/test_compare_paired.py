@@ -215,7 +215,7 @@ def test_carried_averages_sets_and_skips_words_that_differ():
             "difference": [1.0, 1.0, 1.0, 0.2, 0.4, 0.6, 0.5, 0.5],
         }
     )
-    curve = compare.carried(apart, np.array([8, 8, 9]))
+    curve = compare.carried(apart, np.array([8, 8, 9]), least=2)
     assert curve["offset"].tolist() == [0, 1]  # at 2 one set is left
     assert curve["difference"].tolist() == [1, pytest.approx(0.45)]
     low, high = stats.t.interval(0.95, 1, 0.45, stats.sem([0.3, 0.6]))

@@ -160,7 +160,11 @@ def _apart(table: "FeatureTable", tokens: np.ndarray) -> np.ndarray:
 
 
 def carried(
-    apart: pd.DataFrame, groups: np.ndarray, reach: tuple[int, int] = (-5, 12)
+    apart: pd.DataFrame,
+    groups: np.ndarray,
+    *,
+    reach: tuple[int, int] = (-5, 12),
+    least: int = 10,
 ) -> pd.DataFrame:
     """How far a difference is carried on: a row a distance in tokens.
 
@@ -169,7 +173,7 @@ def carried(
     are the same in both twins: their codes differ by what came before them
     alone. The first differing token itself, at 0, is the exception. ->
     offset, difference (mean over sets), low and high (95%, Student's t over
-    sets), pairs, sets; distances with fewer than two sets are left out.
+    sets), pairs, sets; distances with fewer than ``least`` sets are left out.
     """
     from scipy.stats import t
 
@@ -189,4 +193,4 @@ def carried(
             "sets": sets,
         }
     )
-    return curve[curve["sets"] >= 2].reset_index()
+    return curve[curve["sets"] >= max(least, 2)].reset_index()
