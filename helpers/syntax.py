@@ -38,6 +38,7 @@ MISTAKE = Contrast("wrong number", "right number")
 OTHER = "(other)"  # the label of documents outside a contrast
 HEADS = ("agent", "object", "kin", "part_of")  # what a subject can be
 BARE, PHRASE = "number agreement", "agreement across a phrase"
+PIECES = "group phenomenon noun number head between verb rest".split()
 NUMBERS = {"unmarked": "singular", "marked": "plural"}
 
 
@@ -196,7 +197,7 @@ def _parts(documents: pd.DataFrame) -> pd.DataFrame:
                 "rest": text[verb["end"] : end],
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=PIECES)
 
 
 def _combined(own: pd.DataFrame, drawn: pd.DataFrame) -> list[dict]:

@@ -39,10 +39,8 @@ def test_no_word_tells_a_mistake_in_agreement():
     """Right and wrong hold the same words equally often, set by set."""
     frame = syntax.by_mistake(syntax.material(corpus(), 3))
     frame = frame[frame["label"] != syntax.OTHER]
-    words = frame["text"].str.split().explode()
-    counts = pd.crosstab(
-        [frame["group"][words.index], words], frame["label"][words.index]
-    )
+    words = frame.assign(word=frame["text"].str.split()).explode("word")
+    counts = pd.crosstab([words["group"], words["word"]], words["label"])
     assert (counts[syntax.MISTAKE.treatment]
             == counts[syntax.MISTAKE.control]).all()
 
