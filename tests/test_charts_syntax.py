@@ -118,3 +118,9 @@ def test_phenomena_are_ordered_by_the_first_model():
         if "y" in layer["encoding"]
     )
     assert sort == ["tense", "case", "voice"]
+
+
+def test_a_line_is_broken_where_a_distance_is_missing():
+    frame = curves().assign(offset=[-1, 0, 4])
+    runs = {r["offset"]: r["run"] for r in rows(syntax.carried(frame))}
+    assert runs[-1] == runs[0] != runs[4]

@@ -12,33 +12,39 @@ SHAPES = ["circle", "diamond", "square", "triangle-up", "cross", "stroke"]
 def carried(curves: pd.DataFrame):
     """How far the twins' codes are apart, by distance from the difference.
 
-    ``curves``: contrast, offset, difference, low, high, pairs.
+    ``curves``: contrast, offset, difference, low, high, pairs. A line is
+    broken where a distance is missing.
     """
     fields = ["difference", "low", "high"]
     frame = curves[["contrast", "offset", "pairs", *fields]].round(
         {name: 4 for name in fields}
     )
+    gaps = frame.groupby("contrast")["offset"].diff().ne(1)
+    frame = frame.assign(run=gaps.cumsum())
     names = list(dict.fromkeys(frame["contrast"]))
-    colour = _colour("contrast", names)
     base = alt.Chart(frame).encode(
         x=alt.X(
             "offset:Q",
             title="tokens after the first one that differs",
             axis=alt.Axis(tickMinStep=1, format="d"),
         ),
-        color=colour,
+        detail="run:N",
     )
     bands = base.mark_area(opacity=0.15).encode(
-        y=alt.Y("low:Q", title="share of the code that differs"), y2="high:Q"
+        y=alt.Y("low:Q", title="share of the code that differs"),
+        y2="high:Q",
+        color=_colour("contrast", names).legend(None),
     )
     lines = base.mark_line(point={"size": 25}).encode(
         y=alt.Y("difference:Q", scale=alt.Scale(domain=[0, 1], clamp=True)),
+        color=_colour("contrast", names),
         strokeDash=_dash("contrast", names),
         tooltip=["contrast:N", "offset:Q", "pairs:Q"]
         + [alt.Tooltip(f"{name}:Q", format=".3f") for name in fields],
     )
     start = alt.Chart().mark_rule(strokeDash=[4, 4]).encode(x=alt.datum(0))
-    return alt.layer(bands, start, lines).properties(width=WIDTH, height=HEIGHT)
+    chart = alt.layer(bands, start, lines).resolve_legend(color="independent")
+    return chart.properties(width=WIDTH, height=HEIGHT)
 
 
 def by_nouns(frame: pd.DataFrame, value: str, who: str, title: str):
@@ -116,7 +122,7 @@ def phenomena(frame: pd.DataFrame):
             "low:Q",
             title="pairs in which the right sentence is the likelier one",
             scale=alt.Scale(domain=[0, 1]),
-            axis=alt.Axis(format="%"),
+            axis=alt.Axis(format="%", tickCount=5),
         ),
         x2="high:Q",
     )
