@@ -122,5 +122,6 @@ def test_phenomena_are_ordered_by_the_first_model():
 
 def test_a_line_is_broken_where_a_distance_is_missing():
     frame = curves().assign(offset=[-1, 0, 4])
-    runs = {r["offset"]: r["run"] for r in rows(syntax.carried(frame))}
+    held = rows(syntax.carried(frame))
+    runs = {r["offset"]: r["run"] for r in held if "run" in r}
     assert runs[-1] == runs[0] != runs[4]

@@ -38,7 +38,7 @@ def carried(curves: pd.DataFrame):
     lines = base.mark_line(point={"size": 25}).encode(
         y=alt.Y("difference:Q", scale=alt.Scale(domain=[0, 1], clamp=True)),
         color=_colour("contrast", names),
-        strokeDash=_dash("contrast", names),
+        strokeDash=_dash("contrast", names).legend(None),
         tooltip=["contrast:N", "offset:Q", "pairs:Q"]
         + [alt.Tooltip(f"{name}:Q", format=".3f") for name in fields],
     )
