@@ -168,8 +168,61 @@ def scatter(
     tooltip, all others a grey density. ``tokens`` maps a unit to its top
     token. With several contrasts a menu chooses one.
     """
-    points, rest = _thinned(_named(table, tokens), shown)
-    names = list(dict.fromkeys(table["contrast"]))
+    frame = _named(table, tokens)
+    points, rest = _thinned(frame, shown, (frame["y"] - 0.5).abs())
+    return _explorer(points, rest, _axes(table), _tooltips(unit), unit)
+
+
+def volcano(
+    table: pd.DataFrame,
+    tokens: Mapping[int, str] | None = None,
+    *,
+    shown: int = 150,
+    unit: str = "feature",
+):
+    """Effect against significance; a brush lists what it covers.
+
+    ``table``: what ``compare.paired`` returns. Sideways the standardised
+    difference within pairs, upwards -log10 of the p-value after Benjamini
+    and Hochberg; the line is the level of 0.05. Otherwise as ``scatter``.
+    """
+    frame = _paired(table, tokens)
+    points, rest = _thinned(frame, shown, frame["y"], VOLCANO)
+    reach = 1.05 * float(frame["x"].abs().max() or 1.0)
+    axes = {
+        "x": alt.X(
+            "x:Q",
+            title="difference within pairs (in standard deviations)",
+            scale=alt.Scale(domain=[-reach, reach], nice=False),
+        ),
+        "y": alt.Y("y:Q", title="\u2212log10 q (false discovery rate)"),
+    }
+    tips = _tooltips(unit)[:2] + [
+        alt.Tooltip("x:Q", title="standardised difference", format="+.2f"),
+        alt.Tooltip("difference:Q", format="+.3f"),
+        alt.Tooltip("higher:Q", title="higher in", format=".0%"),
+        alt.Tooltip("lower:Q", title="lower in", format=".0%"),
+        alt.Tooltip("y:Q", title="\u2212log10 q", format=".2f"),
+    ]
+    return _explorer(
+        points, rest, axes, tips, unit, PAIRED, level=-np.log10(0.05)
+    )
+
+
+def _paired(table, tokens) -> pd.DataFrame:
+    """x, y and top tokens of a paired table, without undefined effects."""
+    frame = table[np.isfinite(table["d_z"])]
+    tokens = tokens or {}
+    return frame.assign(
+        token=[shorten(tokens.get(int(f), "")) for f in frame["feature"]],
+        x=frame["d_z"].round(4),
+        y=(-np.log10(frame["q"])).round(4) + 0.0,
+    ).round({"difference": 4, "higher": 4, "lower": 4})
+
+
+def _explorer(points, rest, axes, tips, unit, listed=None, level=None):
+    """Points over a density, a menu of contrasts, a brush and its list."""
+    names = list(dict.fromkeys(pd.concat([points, rest])["contrast"]))
     bind = alt.binding_select(options=names, name="contrast ")
     choice = alt.param(
         name="chosen",
@@ -177,11 +230,13 @@ def scatter(
         **({"bind": bind} if len(names) > 1 else {}),
     )
     brush = alt.selection_interval(name="brush")
-    axes = _axes(table)
-    plot = alt.layer(_cloud(rest, axes, unit), _dots(points, axes, brush, unit))
+    layers = [_cloud(rest, axes, unit), _dots(points, axes, brush, tips)]
+    if level is not None:
+        rule = alt.Chart().mark_rule(strokeDash=[4, 4])
+        layers.append(rule.encode(y=alt.datum(float(level))))
     return alt.vconcat(
-        plot.properties(width=WIDTH, height=HEIGHT),
-        _listing(points, brush, unit),
+        alt.layer(*layers).properties(width=WIDTH, height=HEIGHT),
+        _listing(points, brush, unit, listed or DEFLECTED),
     ).add_params(choice)
 
 
@@ -210,7 +265,7 @@ def _cloud(rest, axes, unit):
     )
 
 
-def _dots(points, axes, brush, unit):
+def _dots(points, axes, brush, tips):
     colour = alt.when(brush).then(alt.value(COLOURS[0]))
     return (
         alt.Chart(points)
@@ -220,7 +275,7 @@ def _dots(points, axes, brush, unit):
             x=axes["x"],
             y=axes["y"],
             color=colour.otherwise(alt.value(GREY)),
-            tooltip=_tooltips(unit),
+            tooltip=tips,
         )
         .add_params(brush)
     )
@@ -239,24 +294,28 @@ def _named(table, tokens) -> pd.DataFrame:
 KEPT = (
     "contrast feature token x y cohens_d mean_treatment mean_control"
 ).split()
+VOLCANO = "contrast feature token x y difference higher lower".split()
 
 
-def _thinned(frame, shown) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The extreme points, and counts in a grid of all the others."""
-    by_rank = (frame["y"] - 0.5).abs().groupby(frame["contrast"])
+def _thinned(
+    frame, shown, height, kept=KEPT
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The points extreme in x or ``height``, and the others in a grid."""
+    by_rank = height.groupby(frame["contrast"])
     by_size = frame["x"].abs().groupby(frame["contrast"])
     extreme = (by_rank.rank(ascending=False) <= shown / 2) | (
         by_size.rank(ascending=False) <= shown / 2
     )
-    points = frame.loc[extreme, KEPT]
+    points = frame.loc[extreme, kept]
     rest = frame.loc[~extreme, ["contrast", "x", "y"]]
     if not len(rest):  # an empty chart still needs its columns
         rest = frame.loc[:, ["contrast", "x", "y"]].head(0)
-    return points, _grid(rest, frame["x"].abs().max() or 1.0)
+    top = max(float(frame["y"].max()), 1.0)
+    return points, _grid(rest, frame["x"].abs().max() or 1.0, top)
 
 
-def _grid(rest, reach, cells=40) -> pd.DataFrame:
-    width, height = 2 * reach / cells, 1 / cells
+def _grid(rest, reach, top, cells=40) -> pd.DataFrame:
+    width, height = 2 * reach / cells, top / cells
     column = np.floor(rest["x"] / width).astype(int)
     row = np.floor(rest["y"] / height).astype(int)
     counted = (
@@ -307,9 +366,17 @@ def _tooltips(unit) -> list:
 
 
 COLUMNS = {"name": 0, "deflects": 120, "ranks": 260, "top": 380}  # px
+DEFLECTED = {
+    "deflects": "'deflection ' + format(datum.x, '+.3f')",
+    "ranks": "'AUROC ' + format(datum.y, '.3f')",
+}
+PAIRED = {
+    "deflects": "'difference ' + format(datum.difference, '+.3f')",
+    "ranks": "'in pairs ' + format(datum.x, '+.2f')",
+}
 
 
-def _listing(points, brush, unit):
+def _listing(points, brush, unit, listed):
     """The brushed points of largest deflection, as a small table."""
     ranked = (
         alt.Chart(points)
@@ -318,9 +385,8 @@ def _listing(points, brush, unit):
         .transform_calculate(
             size="abs(datum.x)",
             name=f"'{unit} ' + datum.feature",
-            deflects="'deflection ' + format(datum.x, '+.3f')",
-            ranks="'AUROC ' + format(datum.y, '.3f')",
             top="datum.token",
+            **listed,
         )
         .transform_window(
             rank="row_number()", sort=[alt.SortField("size", "descending")]
@@ -341,7 +407,7 @@ def _listing(points, brush, unit):
     return alt.layer(*columns).properties(
         width=WIDTH,
         height=17 * LISTED,
-        title=alt.Title("Largest deflections in the brush", fontSize=13),
+        title=alt.Title("Largest in the brush", fontSize=13),
     )
 
 

@@ -29,6 +29,13 @@ from helpers.compare.nulls import (
     planted_power,
 )
 from helpers.compare.overlap import Overlap, pivots, shared_mass, shared_table
+from helpers.compare.paired import (
+    carried,
+    divergence,
+    paired,
+    paired_contrast,
+    twins,
+)
 from helpers.compare.permutation import (
     Significance,
     Units,
@@ -60,10 +67,12 @@ __all__ = [
     "auroc",
     "best_unit",
     "best_units",
+    "carried",
     "class_means",
     "cohens_d",
     "compare",
     "compare_pair",
+    "divergence",
     "equal_length_max",
     "halve",
     "leads",
@@ -73,6 +82,8 @@ __all__ = [
     "null_contrast",
     "null_pair",
     "null_splits",
+    "paired",
+    "paired_contrast",
     "pairs",
     "permutation_p",
     "pivots",
@@ -84,6 +95,7 @@ __all__ = [
     "summary",
     "tendencies",
     "tendency",
+    "twins",
     "verdict",
     "with_intervals",
 ]
