@@ -1,0 +1,198 @@
+"""What an SAE's best latents say of known factors, for many SAEs.
+
+Feature recovery (``helpers.recovery``) of chapter 10, for a few documents
+of a corpus and any number of SAEs. The neurons' activations are in a feature
+table already, so that no language model runs: each SAE reads that table.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from helpers import artifacts, paths
+from helpers.errors import InputError
+from helpers.metrics.sparsity import FIRES
+
+if TYPE_CHECKING:
+    from helpers.features import FeatureTable
+    from helpers.sae import SAE
+
+TARGETS = "targets.parquet"
+ROWS = 1024  # tokens encoded at a time
+LEVEL = [0.025, 0.975]
+
+
+def encode_table(
+    neurons: "FeatureTable", sae: "SAE", threshold: float = FIRES
+) -> "FeatureTable":
+    """The feature table of an SAE from that of the neurons that it reads.
+
+    The same as ``features.tabulate`` up to the rounding of the stored
+    activations (16 bits, and nothing below their threshold). InputError
+    where the SAE reads another number of neurons.
+    """
+    import torch
+
+    if neurons.d_sae != sae.d_in:
+        raise InputError(
+            f"this SAE reads {sae.d_in} neurons and the table has "
+            f"{neurons.d_sae}"
+        )
+    matrix, parts = neurons.matrix(), []
+    device = sae.W_dec.device
+    for start in range(0, neurons.n_tokens, ROWS):
+        x = torch.from_numpy(matrix[start : start + ROWS].toarray())
+        with torch.no_grad():
+            f = sae.encode(x.to(device)).cpu().numpy()
+        fires = f > threshold
+        columns = np.nonzero(fires)[1].astype(np.int32)
+        parts.append((f[fires].astype(np.float16), columns, fires.sum(1)))
+    values, indices, counts = (
+        np.concatenate(part) for part in zip(*parts, strict=True)
+    )
+    return dataclasses.replace(
+        neurons,
+        d_sae=sae.d_sae,
+        threshold=threshold,
+        values=values,
+        indices=indices,
+        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+    )
+
+
+def make_factors(
+    profile: str,
+    name: str,
+    saes: Mapping[str, Path],
+    corpora: Mapping[str, tuple[Path, Path]],
+    *,
+    documents: int = 300,
+    min_sets: int = 6,
+    seed: int = 0,
+) -> Path:
+    """Score each SAE's best latent for every factor of some corpora.
+
+    ``saes``: what each is called -> its artifact; ``corpora``: name -> the
+    artifacts of the corpus and of its neurons' feature table, of which
+    ``documents`` are used. The neurons themselves are scored too, as
+    "neurons". See ``recovery.recover`` for ``min_sets`` and how a latent is
+    chosen on one half of the matched sets and scored on the other.
+    """
+
+    def make(folder: Path) -> None:
+        from helpers import sae
+        from helpers.progress import track
+
+        loaded = {
+            label: sae.load(artifacts.require(path))
+            for label, path in saes.items()
+        }
+        frames = []
+        with track("factors", len(corpora) * (1 + len(saes))) as bar:
+            for corpus, table in corpora.values():
+                tables = _tables(table, loaded, documents, seed, bar)
+                frames += _scored(tables, corpus, min_sets, seed)
+        pd.concat(frames, ignore_index=True).to_parquet(folder / TARGETS)
+
+    inputs = [path for pair in corpora.values() for path in pair]
+    return artifacts.produce(
+        paths.quality(profile, name),
+        make,
+        parameters={
+            "saes": list(saes), "corpora": list(corpora),
+            "documents": documents, "min_sets": min_sets, "seed": seed,
+        },
+        inputs=[*saes.values(), *inputs],
+    )  # fmt: skip
+
+
+def load_factors(path: Path) -> pd.DataFrame:
+    """What ``make_factors`` found: a row a target and SAE.
+
+    Columns corpus, target, name (the SAE's), f1 of the best latent on the
+    half that it was not chosen on, always (of one that always fires), skill
+    = (f1 - always) / (1 - always), auroc.
+    """
+    return pd.read_parquet(artifacts.require(path) / TARGETS)
+
+
+def _tables(path: Path, saes, documents: int, seed: int, bar):
+    """The table of the neurons, then of each SAE, made when it is asked for."""
+    from helpers.features import load_features
+    from helpers.recovery import align
+
+    neurons = align({"": load_features(path)}, documents, seed)[""]
+    yield "neurons", neurons
+    for name, sae in saes.items():
+        yield name, encode_table(neurons, sae)
+        bar.update()
+    bar.update()
+
+
+def _scored(tables, corpus: Path, min_sets: int, seed: int) -> list:
+    """Scores of one table after the other, so that one is in memory."""
+    from helpers import recovery
+    from helpers.synthesis import load_corpus
+
+    frame, found = load_corpus(corpus), []
+    for name, table in tables:
+        study = recovery.recover(
+            {name: table}, frame.iloc[table.documents],
+            min_sets=min_sets, resamples=1, seed=seed,
+        )  # fmt: skip
+        part = study.scores[["corpus", "target", "f1", "always", "auroc"]]
+        skill = (part["f1"] - part["always"]) / (1 - part["always"])
+        found.append(part.assign(name=name, skill=skill))
+    return found
+
+
+class Rank(NamedTuple):
+    """What ``rank_correlation`` gives."""
+
+    rho: float
+    low: float
+    high: float
+    count: int  # SAEs
+
+
+def rank_correlation(
+    x, y, given=None, *, resamples: int = 2000, seed: int = 0
+) -> Rank:
+    """Spearman's rank correlation over SAEs, with a bootstrap interval.
+
+    ``x``, ``y`` [SAEs]; with ``given`` [SAEs] the partial one: of what is
+    left of both ranks after a straight line in the ranks of ``given``.
+    Percentile interval (95%), whole SAEs drawn; a sample in which either is
+    constant is left out. SAEs of one language model are no random sample of
+    anything: read it as how much hangs on which of them were made.
+    InputError for fewer than four.
+    """
+    columns = [np.asarray(c, float) for c in (x, y, given) if c is not None]
+    data = np.stack(columns, axis=1)
+    if len(data) < 4:
+        raise InputError(
+            f"{len(data)} SAEs are too few to rank; give four or more"
+        )
+    random = np.random.default_rng(seed)
+    drawn = random.integers(0, len(data), (resamples, len(data)))
+    values = np.array([_spearman(data[rows]) for rows in drawn])
+    low, high = np.nanquantile(values, LEVEL)
+    return Rank(float(_spearman(data)), float(low), float(high), len(data))
+
+
+def _spearman(data: np.ndarray) -> float:
+    """Of the first two columns, given the third where there is one."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(data, axis=0)
+    ranks -= ranks.mean(0)
+    first, second = ranks[:, :2].T
+    if data.shape[1] == 3 and ranks[:, 2].any():
+        line = ranks[:, 2] / np.linalg.norm(ranks[:, 2])
+        first, second = (r - (r @ line) * line for r in (first, second))
+    lengths = np.linalg.norm(first) * np.linalg.norm(second)
+    return first @ second / lengths if lengths > 1e-9 else np.nan
