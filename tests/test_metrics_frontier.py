@@ -149,6 +149,57 @@ def test_siblings_are_of_the_same_model(run):
     assert metrics.recipe(run.trained) == {"k": 4}
 
 
+def test_neighbours_differ_in_one_setting():
+    base = {"k": 32, "activations": 200, "seed": 0, "expansion": 8}
+    made = {"l1": base | {"l1": 2.0}, "topk-8x": base,
+            "topk-32x": base | {"expansion": 32}}  # fmt: skip
+    found = metrics.neighbours(
+        made, ks=[16, 64], penalties=[1.0], budgets=[0.5], seeds=3
+    )
+    of = {"topk-32x-k16": "topk-32x", "l1-penalty-1": "l1"}
+    differs = {
+        name: {
+            key: value
+            for key, value in how.items()
+            if value != made[of.get(name, "topk-8x")][key]
+        }
+        for name, how in found.items()
+    }
+    assert differs == {
+        "topk-8x-k16": {"k": 16}, "topk-8x-k64": {"k": 64},
+        "topk-32x-k16": {"k": 16}, "l1-penalty-1": {"l1": 1.0},
+        "topk-8x-0.5-budget": {"activations": 100},
+        "topk-8x-seed-1": {"seed": 1}, "topk-8x-seed-2": {"seed": 2},
+    }  # fmt: skip
+
+
+def test_steps_add_up(sweep):
+    found = sweep.steps(["four", "eight", "four"])
+    assert found["to"].tolist() == ["eight", "four"]
+    assert found["change"].sum() == pytest.approx(0)
+    one = sweep.difference("eight", "four")
+    assert found.loc[0, ["change", "low", "high"]].tolist() == list(one)
+
+
+def test_what_sets_an_sae_apart(tmp_path):
+    def of(**parameters):
+        path = tmp_path / str(len(list(tmp_path.iterdir())))
+        artifacts.produce(path, lambda folder: None, parameters=parameters)
+        return metrics.describe(path)
+
+    common = {"expansion": 8, "seed": 1, "activations": 5}
+    topk = of(architecture="topk", k=32, **common)
+    assert topk == common | {"kind": "TopK", "aim": "k = 32"}
+    aimed = of(architecture="jumprelu", l1=2.0, target_l0=16, **common)
+    assert aimed["aim"] == "L0 = 16"
+    assert of(architecture="l1", l1=2.0, **common)["aim"] == "penalty 2"
+    control = of(control="random", expansion=8, k=4, seed=0)
+    assert control == {
+        "kind": "random (control)", "expansion": 8, "aim": "k = 4",
+        "seed": 0, "activations": 0,
+    }  # fmt: skip
+
+
 def test_a_random_control_is_an_sae_before_training(run):
     path = metrics.make_control("p", "random", run.trained, "random", seed=3)
     found, fresh, trained = sae.load(path), topk(4, 3), sae.load(run.trained)
@@ -231,3 +282,25 @@ def test_rank_intervals_cover():
 def test_too_few_to_rank():
     with pytest.raises(InputError, match="3 SAEs are too few"):
         metrics.rank_correlation([1, 2, 3], [1, 2, 3])
+
+
+def saes(count=12, seed=3):
+    random = np.random.default_rng(seed)
+    score = random.normal(size=count)
+    return pd.DataFrame(
+        {"kind": ["TopK", "L1"] * (count // 2), "l0": random.normal(size=count),
+         "score_zero": score, "fvu": -score, "skill": score}
+    )  # fmt: skip
+
+
+def test_rank_table_says_what_the_interval_holds():
+    table = metrics.rank_table(saes())
+    assert table["rho"].tolist() == pytest.approx([1] * 8)
+    assert set(table["says"]) == {"the better the score, the higher the skill"}
+    assert table["count"].tolist() == [12] * 4 + [6] * 4
+    down = metrics.rank_table(saes().assign(skill=lambda f: -f["skill"]))
+    assert "lower" in down["says"].iloc[0]
+    noise = np.random.default_rng(5).normal(size=12)
+    none = metrics.rank_table(saes().assign(skill=noise))
+    assert none["low"].iloc[0] < 0 < none["high"].iloc[0]
+    assert "too few" in none["says"].iloc[0]

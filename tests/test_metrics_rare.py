@@ -98,3 +98,43 @@ def test_by_density_by_hand():
     assert found["median"].tolist() == [2, 5]
     assert found["low"].tolist() == pytest.approx([1.2, 5])
     assert found["high"].tolist() == pytest.approx([2.8, 5])
+
+
+def test_rarest_by_hand():
+    density = np.array([0.0, 0.3, 0.01, 0.2, 0.01, 0])
+    assert metrics.rarest(density, 0.5).tolist() == [0, 0, 1, 0, 1, 0]
+    assert metrics.rarest(density).tolist() == [0, 0, 1, 0, 0, 0]
+    assert not metrics.rarest(np.zeros(3)).any()
+
+
+def test_cosines_against_scipy():
+    one, other = dictionary(9, 4), dictionary(9, 4, seed=1)
+    expected = [1 - cosine(*pair) for pair in zip(one, other, strict=True)]
+    np.testing.assert_allclose(metrics.cosines(one, other), expected)
+
+
+def test_a_flat_row_holds_every_field():
+    vectors, rare = dictionary(), np.arange(60) < 9
+    found = metrics.rare_excess(vectors, rare, shuffles=19)
+    row = found.flat()
+    assert list(row) == [
+        "rare", "others", "difference", "low", "high", "null_low",
+        "null_high", "p",
+    ]  # fmt: skip
+    assert row["difference"] == pytest.approx(row["rare"] - row["others"])
+    assert row["low"] == found.difference.low and row["p"] == found.p
+
+
+def test_table_and_distributions_of_every_side():
+    sides = {"encoder": dictionary(), "decoder": dictionary(seed=1)}
+    rare = np.arange(60) < 9
+    table = metrics.rare_table(sides, {"a": rare, "one": np.arange(60) < 1})
+    assert table.index.tolist() == [("a", "encoder"), ("a", "decoder")]
+    one = metrics.rare_excess(sides["decoder"], rare)
+    assert table.loc[("a", "decoder"), "p"] == one.p
+    assert table["latents"].tolist() == [9, 9]
+    rows = metrics.rare_distributions(sides, rare)
+    means = rows[rows["side"] == "decoder"].groupby("group")["cosine"].mean()
+    assert means["rare"] == pytest.approx(one.rare)
+    assert means["others"] == pytest.approx(one.others)
+    assert metrics.rare_distributions(sides, rare[:0]).empty

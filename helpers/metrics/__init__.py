@@ -6,7 +6,8 @@ reconstructed (``reconstruction``), and how sparsely (``sparsity``). A
 fourth, where there is something to compare with: how alike two
 dictionaries are (``dictionaries``). ``intervals`` says how sure, and
 ``evaluate`` measures an SAE on the held-out text. ``frontier`` measures many
-at once, with controls, ``factors`` what their latents say of known factors,
+at once, ``neighbours`` makes
+those and controls, ``factors`` what their latents say of known factors,
 and ``rare`` whether those that seldom fire are alike.
 """
 
@@ -26,15 +27,13 @@ from helpers.metrics.factors import (
     load_factors,
     make_factors,
     rank_correlation,
+    rank_table,
 )
 from helpers.metrics.frontier import (
     Sweep,
     load_sweep,
-    make_control,
     make_sweep,
     measure,
-    recipe,
-    siblings,
 )
 from helpers.metrics.intervals import Interval, bootstrap
 from helpers.metrics.losses import (
@@ -51,11 +50,22 @@ from helpers.metrics.losses import (
     score_intervals,
     score_per_batch,
 )
+from helpers.metrics.neighbours import (
+    describe,
+    make_control,
+    neighbours,
+    recipe,
+    siblings,
+)
 from helpers.metrics.rare import (
     Excess,
     by_density,
+    cosines,
     rare_cosines,
+    rare_distributions,
     rare_excess,
+    rare_table,
+    rarest,
 )
 from helpers.metrics.reconstruction import (
     MEASURES,
@@ -102,7 +112,9 @@ __all__ = [
     "bootstrap",
     "by_density",
     "code_sums",
+    "cosines",
     "dead",
+    "describe",
     "document_effects",
     "document_losses",
     "encode_table",
@@ -127,10 +139,15 @@ __all__ = [
     "mean_activation",
     "measure",
     "mmcs",
+    "neighbours",
     "rank_correlation",
+    "rank_table",
     "rare_cosines",
     "rare_excess",
+    "rare_distributions",
     "rare_similarity",
+    "rare_table",
+    "rarest",
     "recipe",
     "reconstruct",
     "score_intervals",

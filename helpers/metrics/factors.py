@@ -184,6 +184,36 @@ def rank_correlation(
     return Rank(float(_spearman(data)), float(low), float(high), len(data))
 
 
+def rank_table(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Whether score_zero and FVU go with skill: a row a group and measure.
+
+    ``frame``: a row an SAE, with kind, l0, score_zero, fvu and skill. For
+    all SAEs and for TopK alone, as they are and with L0 held fixed. FVU
+    counts negatively, so that a positive rho means that better ones have
+    more skill. Columns of ``Rank``, and says: what that comes to.
+    """
+    frame, rows = frame.dropna(subset=["score_zero", "skill"]), {}
+    topk = frame[frame["kind"] == "TopK"]
+    for group, part in {"all": frame, "TopK": topk}.items():
+        measures = {"score": part["score_zero"], "minus FVU": -part["fvu"]}
+        for measure, x in measures.items():
+            for given in (None, part["l0"]):
+                fixed = "nothing" if given is None else "L0"
+                found = rank_correlation(x, part["skill"], given, seed=seed)
+                row = found._asdict() | {"says": _says(found)}
+                rows[group, measure, fixed] = row
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(["SAEs", "measure", "held fixed"])
+
+
+def _says(found: Rank) -> str:
+    if found.low > 0:
+        return "the better the score, the higher the skill"
+    if found.high < 0:
+        return "the better the score, the lower the skill"
+    return "too few SAEs, or too small an effect, to tell"
+
+
 def _spearman(data: np.ndarray) -> float:
     """Of the first two columns, given the third where there is one."""
     from scipy.stats import rankdata

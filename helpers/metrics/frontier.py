@@ -1,11 +1,10 @@
 """Many SAEs on one sample of text: sparsity against fidelity.
 
 ``make_sweep`` measures any number of SAEs on the same few hundred held-out
-natural documents, where ``make_quality`` takes all text for one. Beside
-them go the controls of ``make_control``, which have learned nothing.
+natural documents, where ``make_quality`` takes all text for one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,89 +31,9 @@ if TYPE_CHECKING:
     from helpers.sae import SAE
 
 DOCUMENTS, FIRINGS = "documents.parquet", "firings.npz"
-CONTROLS = ("random", "shuffled")
 MEASURES = ("score_zero", "score_mean", "fvu")
 DIFFERENCES = {"sae": "predicted", "fvu": "spread"}  # over what
 ROWS = 25  # documents in a pass
-
-
-def recipe(path: Path) -> dict:
-    """How an SAE's artifact was made, as ``train.make_saes`` takes it.
-
-    Change an entry to make its neighbour. Of the architectures with options
-    of their own these are not told apart from the settings.
-    """
-    return dict(artifacts.read_manifest(artifacts.require(path))["parameters"])
-
-
-def siblings(profile: str, start: str, model: Path) -> dict[str, Path]:
-    """The run's SAEs whose names begin with ``start``, made from ``model``.
-
-    Name (without the beginning) -> artifact, in the order of the names. What
-    an earlier run left, of another model, is not among them.
-    """
-    folder = paths.sae(profile, start).parent
-    found, wanted = {}, artifacts.digest(model)
-    for path in sorted(folder.glob(f"{start}*")):
-        manifest = artifacts.read_manifest(path)
-        if manifest and wanted in manifest["inputs"].values():
-            found[path.name.removeprefix(start)] = path
-    return found
-
-
-def make_control(
-    profile: str, name: str, trained: Path, kind: str, seed: int = 0
-) -> Path:
-    """A TopK SAE of a trained one's shape that has learned nothing.
-
-    ``random``: the weights with which training starts, random unit rows and
-    the encoder their transpose. ``shuffled``: the entries of both matrices
-    in a random order, the decoder's rows made unit again, so that each
-    matrix keeps its distribution (as ``language_model.make_control`` does).
-    The biases stay. InputError for another kind, or an SAE that is not TopK.
-    """
-    if kind not in CONTROLS:
-        raise unknown("control", kind, CONTROLS)
-
-    def make(folder: Path) -> None:
-        from helpers import sae
-
-        loaded = sae.load(artifacts.require(trained))
-        if not isinstance(loaded, sae.TopKSAE):
-            raise InputError(
-                f"only a TopK SAE stays sparse without training, not "
-                f"{loaded.architecture!r}"
-            )
-        weights = _control(loaded, kind, seed)
-        loaded.restore(loaded.state_dict() | weights)
-        sae.save(loaded, folder)
-
-    return artifacts.produce(
-        paths.sae(profile, name),
-        make,
-        parameters={"control": kind, "seed": seed},
-        inputs=[trained],
-    )
-
-
-def _control(trained: "SAE", kind: str, seed: int) -> dict:
-    """W_enc [d_in, d_sae] and W_dec [d_sae, d_in] of a control."""
-    import torch
-
-    if kind == "random":
-        shape = trained.d_in, trained.d_sae, trained.hook_point, trained.k
-        new = type(trained)(*shape, seed).state_dict()
-        return {name: new[name] for name in ("W_enc", "W_dec")}
-    random = torch.Generator().manual_seed(seed)
-
-    def shuffle(part):
-        order = torch.randperm(part.numel(), generator=random)
-        return part.detach().flatten()[order].view_as(part)
-
-    encoder, decoder = shuffle(trained.W_enc), shuffle(trained.W_dec)
-    return {
-        "W_enc": encoder, "W_dec": decoder / decoder.norm(dim=1)[:, None]
-    }  # fmt: skip
 
 
 @dataclass
@@ -171,6 +90,18 @@ class Sweep:
         return bootstrap(
             sums, lambda s: (s[..., 0] - s[..., 1]) / s[..., 2], seed=seed
         )
+
+    def steps(self, names: Sequence[str], seed: int = 0) -> pd.DataFrame:
+        """How the loss changes from each SAE of a row to the next.
+
+        Columns from, to, change, low, high (``difference``, nats a token).
+        """
+        rows = [
+            (one, other, *self.difference(other, one, seed=seed))
+            for one, other in zip(names, names[1:], strict=False)
+        ]
+        columns = ["from", "to", "change", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
 
     def _row(self, name: str, part, margin: float, seed: int) -> dict:
         fires, sums = self.firings[name], part.sum(numeric_only=True)

@@ -6,6 +6,7 @@ ones, so that it is not part of what it is compared with, and the
 difference from the remaining latents with that for shuffled labels.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,38 @@ class Excess(NamedTuple):
     null_low: float  # central 95% of the differences with shuffled labels
     null_high: float
     p: float  # share of shuffles with as large a difference, one-sided
+
+    def flat(self) -> dict[str, float]:
+        """The fields in a row, with difference, low and high."""
+        row = self._asdict()
+        one = row.pop("difference")
+        ends = {"difference": one.estimate, "low": one.low, "high": one.high}
+        return {"rare": row.pop("rare"), "others": row.pop("others")} | (
+            ends | row
+        )
+
+
+def rarest(density: np.ndarray, share: float = 0.1) -> np.ndarray:
+    """The ``share`` of the latents that fire which do so least: [d_sae].
+
+    ``density`` [d_sae]; of equal ones the first. At least one, where any
+    latent fires; silent ones are never among them.
+    """
+    live = np.flatnonzero(density)
+    order = live[np.argsort(density[live], kind="stable")]
+    chosen = np.zeros(len(density), dtype=bool)
+    chosen[order[: max(int(share * len(live)), 1)]] = True
+    return chosen
+
+
+def cosines(one, other) -> np.ndarray:
+    """Cosine of each row with the same row of ``other``: [d_sae].
+
+    Both [d_sae, d_in], such as encoder columns and decoder rows.
+    """
+    one, other = table(one, "vectors"), table(other, "vectors")
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(1) / lengths
 
 
 def rare_cosines(vectors, rare: np.ndarray) -> np.ndarray:
@@ -62,6 +95,43 @@ def rare_excess(
     return Excess(
         cosines[rare].mean(), cosines[~rare].mean(), found, low, high, p
     )
+
+
+def rare_table(
+    sides: Mapping[str, np.ndarray],
+    chosen: Mapping[str, np.ndarray],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """``rare_excess`` of every side and choice, a row each.
+
+    ``sides``: name -> vectors [d_sae, d_in]; ``chosen``: name -> [d_sae]
+    bool, of which those with fewer than two, or all, are left out. Index
+    which and side; columns latents (chosen) and the fields of ``Excess``.
+    """
+    rows = {}
+    for which, rare in chosen.items():
+        if 2 <= rare.sum() < len(rare):
+            for side, vectors in sides.items():
+                found = rare_excess(vectors, rare, seed=seed).flat()
+                rows[which, side] = {"latents": rare.sum()} | found
+    return pd.DataFrame(rows).T.rename_axis(["which", "side"])
+
+
+def rare_distributions(
+    sides: Mapping[str, np.ndarray], rare: np.ndarray
+) -> pd.DataFrame:
+    """``rare_cosines`` of every side, a row a latent: side, group, cosine.
+
+    group is "rare" or "others". Without a row where they cannot be compared.
+    """
+    groups = np.where(rare, "rare", "others")
+    parts = [
+        pd.DataFrame({"side": side, "group": groups,
+                      "cosine": rare_cosines(vectors, rare)})
+        for side, vectors in sides.items()
+        if 2 <= rare.sum() < len(rare)
+    ]  # fmt: skip
+    return pd.concat(parts) if parts else pd.DataFrame()
 
 
 def by_density(
