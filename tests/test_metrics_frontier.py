@@ -33,7 +33,12 @@ def natural():
 def sweep():
     saes = {"four": topk(4), "eight": topk(8, 1)}
     with torch.no_grad():
-        return metrics.measure(tiny_model(), saes, natural(), 10)
+        found = metrics.measure(tiny_model(), saes, natural(), 10)
+    assert (found.documents["uniform"] > 0).all()
+    # this model guesses worse than evenly; here no score is to be refused
+    return metrics.Sweep(
+        found.documents.assign(uniform=np.inf), found.firings
+    )
 
 
 def test_a_sweep_measures_what_each_alone_would(sweep):
@@ -51,7 +56,9 @@ def test_a_sweep_measures_what_each_alone_would(sweep):
         assert row["live"] == (both.firings > 0).sum()
         assert row["tokens"] == both.tokens and row["documents"] == 10
         losses = metrics.losses_by_class(
-            known.assign(sae=frame["sae"], kl_sae=frame["kl_sae"]), -9
+            known.assign(
+                sae=frame["sae"], kl_sae=frame["kl_sae"], uniform=np.inf
+            ), -9
         ).loc["natural text"]
         for column in (*metrics.RUNS, "score_zero", "score_mean"):
             assert row[column] == pytest.approx(losses[column], rel=1e-4)
@@ -93,7 +100,7 @@ def test_difference_is_that_of_the_table(sweep, measure):
 
 
 def test_difference_of_what_was_not_measured(sweep):
-    with pytest.raises(InputError, match="nearest is eight"):
+    with pytest.raises(InputError, match="did you mean 'eight'"):
         sweep.difference("four", "eigth")
     with pytest.raises(InputError, match="Accepted: sae, fvu"):
         sweep.difference("four", "eight", "l0")
@@ -220,7 +227,7 @@ def test_a_shuffled_control_keeps_the_numbers_and_loses_the_order(run):
 
 
 def test_controls_that_there_are_not(run):
-    with pytest.raises(InputError, match="nearest is random"):
+    with pytest.raises(InputError, match="did you mean 'random'"):
         metrics.make_control("p", "x", run.trained, "randon")
     dense = made(
         paths.sae("p", "l1"), lambda f: sae.save(sae.L1SAE(32, 48, "h"), f)
@@ -304,3 +311,6 @@ def test_rank_table_says_what_the_interval_holds():
     none = metrics.rank_table(saes().assign(skill=noise))
     assert none["low"].iloc[0] < 0 < none["high"].iloc[0]
     assert "too few" in none["says"].iloc[0]
+    few = metrics.rank_table(saes().head(4))
+    assert few.loc[("TopK", "score", "L0"), "says"].startswith("too few")
+    assert np.isnan(few.loc[("TopK", "score", "L0"), "rho"])

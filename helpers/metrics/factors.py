@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 TARGETS = "targets.parquet"
 ROWS = 1024  # tokens encoded at a time
 LEVEL = [0.025, 0.975]
+FEWEST = 4  # SAEs that can be ranked
+NAMES = {
+    "score_zero": "score", "fvu": "minus FVU", None: "nothing", "l0": "L0"
+}  # fmt: skip
 
 
 def encode_table(
@@ -173,15 +177,15 @@ def rank_correlation(
     """
     columns = [np.asarray(c, float) for c in (x, y, given) if c is not None]
     data = np.stack(columns, axis=1)
-    if len(data) < 4:
+    if len(data) < FEWEST:
         raise InputError(
             f"{len(data)} SAEs are too few to rank; give four or more"
         )
     random = np.random.default_rng(seed)
     drawn = random.integers(0, len(data), (resamples, len(data)))
-    values = np.array([_spearman(data[rows]) for rows in drawn])
-    low, high = np.nanquantile(values, LEVEL)
-    return Rank(float(_spearman(data)), float(low), float(high), len(data))
+    low, high = np.nanquantile(_spearman(data[drawn]), LEVEL)
+    rho = _spearman(data[None]).item()
+    return Rank(rho, float(low), float(high), len(data))
 
 
 def rank_table(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -190,20 +194,27 @@ def rank_table(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     ``frame``: a row an SAE, with kind, l0, score_zero, fvu and skill. For
     all SAEs and for TopK alone, as they are and with L0 held fixed. FVU
     counts negatively, so that a positive rho means that better ones have
-    more skill. Columns of ``Rank``, and says: what that comes to.
+    more skill. Columns of ``Rank`` (NaN for fewer than four SAEs), and says:
+    what that comes to.
     """
-    frame, rows = frame.dropna(subset=["score_zero", "skill"]), {}
-    topk = frame[frame["kind"] == "TopK"]
-    for group, part in {"all": frame, "TopK": topk}.items():
-        measures = {"score": part["score_zero"], "minus FVU": -part["fvu"]}
-        for measure, x in measures.items():
-            for given in (None, part["l0"]):
-                fixed = "nothing" if given is None else "L0"
-                found = rank_correlation(x, part["skill"], given, seed=seed)
+    rows = {}
+    groups = {"all": frame, "TopK": frame[frame["kind"] == "TopK"]}
+    for group, whole in groups.items():
+        for measure, sign in {"score_zero": 1, "fvu": -1}.items():
+            part = whole.dropna(subset=[measure, "skill"])
+            for given in (None, "l0"):
+                found = _rank(part, sign * part[measure], given, seed)
                 row = found._asdict() | {"says": _says(found)}
-                rows[group, measure, fixed] = row
+                rows[group, NAMES[measure], NAMES[given]] = row
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["SAEs", "measure", "held fixed"])
+
+
+def _rank(part: pd.DataFrame, x, given: str | None, seed: int) -> Rank:
+    if len(part) < FEWEST:
+        return Rank(np.nan, np.nan, np.nan, len(part))
+    fixed = None if given is None else part[given]
+    return rank_correlation(x, part["skill"], fixed, seed=seed)
 
 
 def _says(found: Rank) -> str:
@@ -214,15 +225,25 @@ def _says(found: Rank) -> str:
     return "too few SAEs, or too small an effect, to tell"
 
 
-def _spearman(data: np.ndarray) -> float:
-    """Of the first two columns, given the third where there is one."""
+def _spearman(data: np.ndarray) -> np.ndarray:
+    """Of the first two columns, given the third where there is one.
+
+    [samples, SAEs, columns] -> [samples]; NaN where a column is constant.
+    """
     from scipy.stats import rankdata
 
-    ranks = rankdata(data, axis=0)
-    ranks -= ranks.mean(0)
-    first, second = ranks[:, :2].T
-    if data.shape[1] == 3 and ranks[:, 2].any():
-        line = ranks[:, 2] / np.linalg.norm(ranks[:, 2])
-        first, second = (r - (r @ line) * line for r in (first, second))
-    lengths = np.linalg.norm(first) * np.linalg.norm(second)
-    return first @ second / lengths if lengths > 1e-9 else np.nan
+    ranks = rankdata(data, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    first, second = ranks[..., 0], ranks[..., 1]
+    if data.shape[2] == 3:
+        first, second = (_left(r, ranks[..., 2]) for r in (first, second))
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    product = (first * second).sum(1)
+    defined = lengths > 1e-9
+    return np.where(defined, product / np.where(defined, lengths, 1), np.nan)
+
+
+def _left(ranks: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """What a straight line in the ranks of ``given`` leaves, row by row."""
+    square = np.maximum((given**2).sum(1, keepdims=True), 1e-9)
+    return ranks - (ranks * given).sum(1, keepdims=True) / square * given

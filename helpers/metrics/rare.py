@@ -16,6 +16,7 @@ from helpers.errors import InputError, unknown
 from helpers.metrics.arrays import table
 from helpers.metrics.intervals import Interval, bootstrap
 
+COLUMNS = ["side", "group", "cosine"]
 AT_ONCE = 100  # shuffles computed together, which bounds the memory
 BAND = (0.1, 0.5, 0.9)  # the quantiles that ``by_density`` gives
 
@@ -131,7 +132,7 @@ def rare_distributions(
         for side, vectors in sides.items()
         if 2 <= rare.sum() < len(rare)
     ]  # fmt: skip
-    return pd.concat(parts) if parts else pd.DataFrame()
+    return pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
 
 
 def by_density(
@@ -200,4 +201,5 @@ def _shuffled(vectors, count: int, shuffles: int, seed: int) -> np.ndarray:
 def _difference(sums: np.ndarray) -> np.ndarray:
     """Mean of the rare minus mean of the others: [..., 4] -> [...]."""
     rare, n, others, m = np.moveaxis(sums, -1, 0)
-    return rare / n - others / m
+    with np.errstate(invalid="ignore"):  # a sample without a rare latent
+        return rare / n - others / m
