@@ -144,6 +144,7 @@ def rare_histograms(cosines: pd.DataFrame, bins: int = 40) -> alt.FacetChart:
             x2="end:Q",
             y=alt.Y("share:Q", title="share", stack=None,
                     axis=alt.Axis(format="%", tickCount=4)),
+            y2=alt.datum(0),
             color=alt.Color(
                 "group:N", title=None,
                 scale=alt.Scale(domain=["rare", "others"],

@@ -96,10 +96,10 @@ def make_factors(
             for label, path in saes.items()
         }
         frames = []
-        with track("factors", len(corpora) * (1 + len(saes))) as bar:
+        with track("factors", len(corpora) * len(saes)) as bar:
             for corpus, table in corpora.values():
                 tables = _tables(table, loaded, documents, seed, bar)
-                frames += _scored(tables, corpus, min_sets, seed)
+                frames.append(_scored(tables, corpus, min_sets, seed))
         pd.concat(frames, ignore_index=True).to_parquet(folder / TARGETS)
 
     inputs = [path for pair in corpora.values() for path in pair]
@@ -124,34 +124,31 @@ def load_factors(path: Path) -> pd.DataFrame:
     return pd.read_parquet(artifacts.require(path) / TARGETS)
 
 
-def _tables(path: Path, saes, documents: int, seed: int, bar):
-    """The table of the neurons, then of each SAE, made when it is asked for."""
+def _tables(path: Path, saes, documents: int, seed: int, bar) -> dict:
+    """The tables of the neurons and of each SAE on the same documents."""
     from helpers.features import load_features
     from helpers.recovery import align
 
     neurons = align({"": load_features(path)}, documents, seed)[""]
-    yield "neurons", neurons
+    tables = {"neurons": neurons}
     for name, sae in saes.items():
-        yield name, encode_table(neurons, sae)
+        tables[name] = encode_table(neurons, sae)
         bar.update()
-    bar.update()
+    return tables
 
 
-def _scored(tables, corpus: Path, min_sets: int, seed: int) -> list:
-    """Scores of one table after the other, so that one is in memory."""
+def _scored(tables, corpus: Path, min_sets: int, seed: int) -> pd.DataFrame:
     from helpers import recovery
     from helpers.synthesis import load_corpus
 
-    frame, found = load_corpus(corpus), []
-    for name, table in tables:
-        study = recovery.recover(
-            {name: table}, frame.iloc[table.documents],
-            min_sets=min_sets, resamples=1, seed=seed,
-        )  # fmt: skip
-        part = study.scores[["corpus", "target", "f1", "always", "auroc"]]
-        skill = (part["f1"] - part["always"]) / (1 - part["always"])
-        found.append(part.assign(name=name, skill=skill))
-    return found
+    frame = load_corpus(corpus).iloc[tables["neurons"].documents]
+    study = recovery.recover(
+        tables, frame, min_sets=min_sets, resamples=1, seed=seed
+    )
+    columns = ["corpus", "target", "basis", "f1", "always", "auroc"]
+    part = study.scores[columns].rename(columns={"basis": "name"})
+    skill = (part["f1"] - part["always"]) / (1 - part["always"])
+    return part.assign(skill=skill)
 
 
 class Rank(NamedTuple):
