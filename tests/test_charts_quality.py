@@ -69,6 +69,12 @@ def test_controls_are_grey_and_axes_are_named():
     assert scale == {"value": "currentColor"}  # of the words
     dots = chart["layer"][-2]["encoding"]["color"]["scale"]
     assert dots["range"] == [COLOURS[0], GREY, COLOURS[1]]
+    one = charts.scatter(table().tail(1), "l0", "fvu").to_dict()
+    dots = one["layer"][-2]["encoding"]["color"]["scale"]
+    assert dots == {"domain": ["L1"], "range": [COLOURS[1]]}  # as before
+    budgets = table().assign(kind=["short", "short", "full", "full"])
+    dots = charts.scatter(budgets, "l0", "fvu").to_dict()["layer"][-2]
+    assert len({*dots["encoding"]["color"]["scale"]["range"]}) == 2
     assert chart["layer"][-2]["encoding"]["x"]["scale"]["type"] == "linear"
 
 

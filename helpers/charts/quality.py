@@ -15,6 +15,13 @@ AXES = {
     "l0": ("active latents a token (L0)", ""),
     "millions": ("activations seen in training (millions)", ""),
 }
+KINDS = dict(
+    zip(
+        ["TopK", "L1", "BatchTopK", "Matryoshka", "JumpReLU", "Gated"],
+        COLOURS, strict=False,
+    )
+)  # fmt: skip
+PALE = "#BBBBBB"  # of a second control
 LOGS = ("l0", "millions")  # on a logarithmic axis
 
 
@@ -210,9 +217,14 @@ def _axis(channel, field: str, shown: str = ""):
 
 
 def _colour(kinds) -> alt.Color:
-    """A colour for each kind, in their order; controls are grey."""
-    names, colours = list(dict.fromkeys(kinds)), iter(COLOURS * 2)
-    own = [GREY if "control" in name else next(colours) for name in names]
+    """The same colour for a kind in every chart; controls are grey."""
+    names = list(dict.fromkeys(kinds))
+    greys = iter([GREY, PALE] * len(names))
+    others = iter(COLOURS * len(names))
+    own = [
+        KINDS.get(name) or next(greys if "control" in name else others)
+        for name in names
+    ]
     return alt.Color(
         "kind:N", title=None, legend=alt.Legend(columns=4),
         scale=alt.Scale(domain=names, range=own),
