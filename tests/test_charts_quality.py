@@ -75,13 +75,16 @@ def test_controls_are_grey_and_axes_are_named():
     budgets = table().assign(kind=["short", "short", "full", "full"])
     dots = charts.scatter(budgets, "l0", "fvu").to_dict()["layer"][-2]
     assert len({*dots["encoding"]["color"]["scale"]["range"]}) == 2
-    assert chart["layer"][-2]["encoding"]["x"]["scale"]["type"] == "linear"
+    encoding = chart["layer"][-2]["encoding"]
+    assert encoding["x"]["scale"]["type"] == "log"  # FVU
+    assert encoding["y"]["scale"]["type"] == "linear"  # skill
 
 
 def test_l0_has_a_logarithmic_axis():
     chart = charts.scatter(table(), "l0", "fvu").to_dict()
-    kinds = {e["encoding"]["x"]["scale"]["type"] for e in chart["layer"]}
-    assert kinds == {"log"}
+    for side in "xy":
+        used = [e["encoding"][side]["scale"]["type"] for e in chart["layer"]]
+        assert set(used) == {"log"}
 
 
 def test_rare_histograms_by_hand():

@@ -22,7 +22,7 @@ KINDS = dict(
     )
 )  # fmt: skip
 PALE = "#BBBBBB"  # of a second control
-LOGS = ("l0", "millions")  # on a logarithmic axis
+LOGS = ("l0", "millions", "fvu")  # on a logarithmic axis
 
 
 def density_map(
@@ -83,10 +83,11 @@ def frontier(table: pd.DataFrame) -> alt.VConcatChart:
     """FVU and loss recovered against L0, a point an SAE, intervals.
 
     ``table``: name, kind (colour), series (points joined by a line), size
-    (written beside the point, may be empty), l0, and fvu and score_zero with
-    _low and _high.
+    (written beside the point above, may be empty), l0, and fvu and
+    score_zero with _low and _high.
     """
-    panels = [scatter(table, "l0", field) for field in ("fvu", "score_zero")]
+    bare = table.drop(columns="size")  # no room for words below
+    panels = [scatter(table, "l0", "fvu"), scatter(bare, "l0", "score_zero")]
     return alt.vconcat(*panels).resolve_scale(color="shared")
 
 
@@ -204,7 +205,7 @@ def _profile(part: pd.DataFrame, title: str) -> alt.LayerChart:
 def _axis(channel, field: str, shown: str = ""):
     """The x or y channel of a field, as that of AXES which it belongs to."""
     title, style = AXES[shown or field]
-    logs = field in LOGS
+    logs = (shown or field) in LOGS
     return channel(
         f"{field}:Q",
         title=title,
