@@ -89,7 +89,7 @@ def rare_excess(
     cosines = _cosines(vectors, rare[None].astype(float))[0]
     sides = rare, ~rare
     sums = np.stack([c for s in sides for c in (cosines * s, s)], axis=1)
-    found = bootstrap(sums, _difference, seed=seed)
+    found = bootstrap(sums, _difference, resamples=1000, seed=seed)
     null = _shuffled(vectors, int(rare.sum()), shuffles, seed)
     low, high = np.quantile(null, (0.025, 0.975))
     p = (1 + (null >= found.estimate).sum()) / (1 + shuffles)
