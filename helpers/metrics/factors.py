@@ -161,7 +161,7 @@ class Rank(NamedTuple):
 
 
 def rank_correlation(
-    x, y, given=None, *, resamples: int = 2000, seed: int = 0
+    x, y, given=None, *, resamples: int = 1000, seed: int = 0
 ) -> Rank:
     """Spearman's rank correlation over SAEs, with a bootstrap interval.
 
