@@ -5,7 +5,10 @@ replaces the activations (``losses``), how much of the activations is
 reconstructed (``reconstruction``), and how sparsely (``sparsity``). A
 fourth, where there is something to compare with: how alike two
 dictionaries are (``dictionaries``). ``intervals`` says how sure, and
-``evaluate`` measures an SAE on the held-out text.
+``evaluate`` measures an SAE on the held-out text. ``frontier`` measures many
+at once, ``neighbours`` makes
+those and controls, ``factors`` what their latents say of known factors,
+and ``rare`` whether those that seldom fire are alike.
 """
 
 from helpers.metrics.dictionaries import mcc, mmcs, uniqueness
@@ -17,6 +20,20 @@ from helpers.metrics.evaluate import (
     make_baseline,
     make_quality,
     mean_activation,
+)
+from helpers.metrics.factors import (
+    Rank,
+    encode_table,
+    load_factors,
+    make_factors,
+    rank_correlation,
+    rank_table,
+)
+from helpers.metrics.frontier import (
+    Sweep,
+    load_sweep,
+    make_sweep,
+    measure,
 )
 from helpers.metrics.intervals import Interval, bootstrap
 from helpers.metrics.losses import (
@@ -32,6 +49,23 @@ from helpers.metrics.losses import (
     losses_by_class,
     score_intervals,
     score_per_batch,
+)
+from helpers.metrics.neighbours import (
+    describe,
+    make_control,
+    neighbours,
+    recipe,
+    siblings,
+)
+from helpers.metrics.rare import (
+    Excess,
+    by_density,
+    cosines,
+    rare_cosines,
+    rare_distributions,
+    rare_excess,
+    rare_table,
+    rarest,
 )
 from helpers.metrics.reconstruction import (
     MEASURES,
@@ -67,35 +101,58 @@ __all__ = [
     "RUNS",
     "SCORES",
     "Codes",
+    "Excess",
     "Interval",
     "Quality",
+    "Rank",
     "RareSimilarity",
     "Reconstruction",
+    "Sweep",
     "baseline",
     "bootstrap",
+    "by_density",
     "code_sums",
+    "cosines",
     "dead",
+    "describe",
     "document_effects",
     "document_losses",
+    "encode_table",
     "evaluate",
     "explained_variance",
     "explained_variance_legacy",
     "fvu",
     "is_natural",
     "kl_score",
+    "load_factors",
     "load_quality",
+    "load_sweep",
     "log_density",
     "loss_recovered",
     "losses_by_class",
     "make_baseline",
+    "make_control",
+    "make_factors",
     "make_quality",
+    "make_sweep",
     "mcc",
     "mean_activation",
+    "measure",
     "mmcs",
+    "neighbours",
+    "rank_correlation",
+    "rank_table",
+    "rare_cosines",
+    "rare_excess",
+    "rare_distributions",
     "rare_similarity",
+    "rare_table",
+    "rarest",
+    "recipe",
     "reconstruct",
     "score_intervals",
     "score_per_batch",
+    "siblings",
     "since_fired",
     "ultra_low_density",
     "uniqueness",
