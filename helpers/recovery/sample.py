@@ -41,8 +41,10 @@ def make_sample(
         last = held["group"].max()
         held = held[held["split"] == "held_out"]
         needed = 2 * min_sets + SPARE
-        if (sets_with(held).sum() < needed).any():
-            held = pd.concat([held, _further(corpus, last)])
+        how = artifacts.read_manifest(corpus)["parameters"]
+        rare = (sets_with(held).sum() < needed).any()
+        if rare and "writer" not in how:
+            held = pd.concat([held, _further(how, last)])
         sample = choose(held, documents, needed, seed, last)
         sample = sample.assign(split="held_out")  # of new ones too
         sample.to_parquet(folder / DOCUMENTS, index=False)
@@ -75,31 +77,22 @@ def choose(
     """
     has = sets_with(documents)
     random = np.random.default_rng(seed)
-    held, new = (random.permutation(s) for s in _parted(has.index, last))
-    size = len(documents) / len(has)
-    origin = dict.fromkeys(held[: round(wanted / size)].tolist(), "drawn")
+    held = random.permutation(has.index[has.index <= last])
+    new = random.permutation(has.index[has.index > last])
+    count = round(wanted * len(has) / len(documents))
+    origin = dict.fromkeys(held[:count].tolist(), "drawn")
     for factor in has.sum().sort_values(kind="stable").index:
-        rest = [
-            s for s in [*held, *new] if has.at[s, factor] and s not in origin
-        ]
-        missing = needed - has.loc[list(origin), factor].sum()
+        found = has.index[has[factor]]
+        missing = needed - found.isin(list(origin)).sum()
+        rest = [s for s in [*held, *new] if s in found and s not in origin]
         for one in rest[: max(missing, 0)]:
             origin[one] = "new" if one > last else "added"
-    found = documents.assign(origin=documents["group"].map(origin))
-    return found.dropna(subset="origin").sort_values("group", kind="stable")
+    chosen = documents.assign(origin=documents["group"].map(origin))
+    return chosen.dropna(subset="origin").sort_values("group", kind="stable")
 
 
-def _parted(sets, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sets up to ``last``, and those behind it."""
-    sets = sets.to_numpy()
-    return sets[sets <= last], sets[sets > last]
-
-
-def _further(corpus: Path, last: int) -> pd.DataFrame:
+def _further(how: dict, last: int) -> pd.DataFrame:
     """Documents of sets that the corpus would have if it were larger."""
-    made = artifacts.read_manifest(corpus)["parameters"]
-    if "writer" in made:
-        return pd.DataFrame()
-    groups = round((1 + MORE) * made["groups"])
-    frame = generate(made["corpus"], groups, made["seed"])
+    groups = round((1 + MORE) * how["groups"])
+    frame = generate(how["corpus"], groups, how["seed"])
     return frame[frame["group"] > last]
