@@ -14,7 +14,7 @@ from helpers.synthesis.corpus import generate
 from helpers.synthesis.truth import spans
 
 MORE = 0.5  # further sets, as a share of the corpus, where it has too few
-SPARE = 2  # sets more than needed: a span may lie beyond the context
+SPARE = 3  # sets more than needed: a span may lie beyond the context
 
 
 def make_sample(

@@ -265,7 +265,7 @@ def headline(
         return wide
     rest = left_out.rename(columns={"factor": "target"}).set_index(keys)
     rest = rest[["sets"]].assign(**{wide.columns[3]: rest["reason"]})
-    return pd.concat([wide, rest]).fillna("")
+    return pd.concat([wide, rest]).astype(object).fillna("")
 
 
 def averages(study: Study) -> pd.DataFrame:

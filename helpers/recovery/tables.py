@@ -50,11 +50,11 @@ def halves(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places of the documents of two halves of the matched sets.
 
-    At random, but each half has as many sets with each factor as can be:
-    sets are dealt out factor by factor, the rarest first, each to the half
-    with fewer of it (Sechidis et al. 2011, "On the stratification of
-    multi-label data"). Only labels decide. Raises InputError for fewer than
-    four sets.
+    At random, but for each factor about as many sets in either: sets are
+    dealt out in a random order, those with the rarest factors first, each
+    to the half that makes the sum of ((n - m) / (n + m))^2 over the factors
+    smaller, n and m being the sets of the halves. Only labels decide.
+    Raises InputError for fewer than four sets.
     """
     has = sets_with(documents)
     if len(has) < 4:
@@ -70,13 +70,13 @@ def halves(
 def _dealt(has: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A side, 0 or 1, for each row of ``has`` [sets, factors]."""
     has = np.column_stack([has, np.ones(len(has), bool)])  # and all sets
-    count = np.zeros((2, has.shape[1]), int)
-    order, side = random.permutation(len(has)), np.full(len(has), -1)
-    for factor in np.argsort(has.sum(0), kind="stable"):
-        for one in order[(side[order] < 0) & has[order, factor]]:
-            first, second = count[:, [factor, -1]].tolist()
-            side[one] = second < first
-            count[side[one]] += has[one]
+    total = np.maximum(has.sum(0), 1)
+    rarest = np.where(has, total, len(has)).min(1)
+    order = random.permutation(len(has))
+    lead, side = np.zeros(has.shape[1]), np.zeros(len(has), int)
+    for one in order[np.argsort(rarest[order], kind="stable")]:
+        side[one] = (lead / total**2)[has[one]].sum() > 0
+        lead += np.where(side[one], -1, 1) * has[one]
     return side
 
 
