@@ -14,6 +14,7 @@ from helpers.synthesis.corpus import generate
 from helpers.synthesis.truth import spans
 
 MORE = 0.5  # further sets, as a share of the corpus, where it has too few
+MOST = 0.9  # share of the text above which a factor is on nearly all of it
 SPARE = 3  # sets more than needed: a span may lie beyond the context
 
 
@@ -60,8 +61,19 @@ def make_sample(
 
 
 def sets_with(documents: pd.DataFrame) -> pd.DataFrame:
-    """Which matched sets show which factors: bool [sets, factors]."""
+    """Which matched sets show which factors: bool [sets, factors].
+
+    A factor that nearly all of the text has can only be a target by its
+    values: the most frequent one has a column of its own.
+    """
     told = spans(documents.reset_index(drop=True))
+    length = (told["end"] - told["start"]).groupby(told["factor"]).sum()
+    wide = length.index[length > MOST * documents["text"].str.len().sum()]
+    top = told[told["factor"].isin(wide)].groupby("factor")["value"]
+    top = top.agg(lambda values: values.mode()[0]).rename("value")
+    more = told.merge(top.reset_index(), on=["factor", "value"])
+    more["factor"] += ": " + more["value"].astype(str)
+    told = pd.concat([told, more])
     groups = documents["group"].to_numpy()
     found = pd.crosstab(groups[told["document"]], told["factor"]) > 0
     return found.reindex(np.unique(groups), fill_value=False)

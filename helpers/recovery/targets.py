@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.compare.contrasts import same_length
+from helpers.recovery.sample import MOST
 from helpers.recovery.tables import ranges
 from helpers.synthesis.truth import spans
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 PRESENT = "(any)"  # the value of the target "has this factor at all"
 ENTRY = ["factor", "value"]
-MOST = 0.9  # share of tokens above which a factor is on nearly all of them
 
 
 @dataclass(frozen=True)
