@@ -101,7 +101,9 @@ def gaps(frame: pd.DataFrame):
     shapes singles it out.
     """
     fields = "base_rate gap gap_low gap_high features rival".split()
+    rates = frame["base_rate"]
     frame = frame[["target", "corpus", "outcome", *fields]].round(4)
+    frame = frame.assign(base_rate=rates.round(6))  # rare ones are far below
     corpora = list(dict.fromkeys(frame["corpus"]))
     menu = alt.binding_select(
         options=[None, *corpora], labels=["all", *corpora], name="corpus "
