@@ -22,6 +22,11 @@ def levels():
     return recovery.by_level(active, random.random(200) < 0.4)
 
 
+def by_model(found):
+    frame = recovery.averages(found)
+    return frame.assign(model=["A", "B"], units=["features", "neurons"])
+
+
 def every_chart(found):
     two = [levels().assign(panel=p, kind=k) for p, k in PANELS.items()]
     grown = pd.DataFrame(
@@ -32,6 +37,7 @@ def every_chart(found):
     )
     return {
         "dots": charts.dots(found.scores),
+        "models": charts.models(by_model(found)),
         "gaps": charts.gaps(recovery.duel(found.scores, "bad")),
         "skills": charts.skills(found.units),
         "spectra": charts.spectra(pd.concat(two)),
@@ -42,7 +48,7 @@ def every_chart(found):
 
 
 PANELS = {"Arabic": "crisp", "mood": "vague"}
-NAMES = "dots gaps skills spectra by_level growth class_bars".split()
+NAMES = "dots models gaps skills spectra by_level growth class_bars".split()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,3 +89,9 @@ def test_spectra_keep_every_active_token():
     assert held == {
         "has it": made["true"].sum(), "does not": made["false"].sum()
     }  # fmt: skip
+
+
+def test_models_hold_every_average(found):
+    rows = [r for r in rows_of(charts.models(by_model(found))) if "model" in r]
+    wanted = recovery.averages(found)["f1"].round(4).tolist()
+    assert [row["f1"] for row in rows] == wanted

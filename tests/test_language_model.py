@@ -86,6 +86,21 @@ def test_mlp_hook_point_has_the_neurons(clear):
     assert cache["blocks.0.mlp.hook_post"].shape == (7, 12, SHAPE.d_mlp)
 
 
+def test_neurons_of_the_fast_version_are_those_at_the_hook_points(clear):
+    _, cache = clear.run_with_cache(some_tokens())
+    neurons = []
+    language_model.loss(some_weights(), some_tokens(), neurons=neurons)
+    for layer, found in enumerate(neurons):
+        expected = cache[f"blocks.{layer}.mlp.hook_post"][:, :-1].flatten(0, 1)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(neurons) == SHAPE.layers
+
+
+def test_the_penalty_is_the_mean_sum_of_the_neurons():
+    by_layer = [torch.tensor([[1.0, 0.0], [2.0, 5.0]]), torch.ones(2, 3)]
+    assert training._l1(by_layer, 0.5).item() == 0.5 * ((1 + 7) / 2 + 3)
+
+
 @pytest.mark.parametrize("field", ["layers", "d_model", "vocab_size"])
 def test_an_empty_shape_is_refused(field):
     with pytest.raises(InputError, match=f"{field} must be at least 1"):
@@ -134,10 +149,12 @@ def cyclic_text(length=4000, classes=("prose",)):
     return Tokens(stream, rows, lengths, 40, 12, {}, None)
 
 
-def train_on_the_cycle(monkeypatch, dtype):
+def train_on_the_cycle(monkeypatch, dtype, penalty=0.0):
     monkeypatch.setattr(training, "find_precision", lambda device: dtype)
     shape = dataclasses.replace(SHAPE, layers=1)
-    return training.train(shape, cyclic_text(), 60_000, 32, 2e-2, seed=3)
+    return training.train(
+        shape, cyclic_text(), 60_000, 32, 2e-2, seed=3, penalty=penalty
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -154,6 +171,23 @@ def test_training_twice_gives_the_same_bytes(monkeypatch):
     (weights, curve), (again, curve_again) = runs
     assert all(torch.equal(weights[k], again[k]) for k in weights)
     assert curve == curve_again
+
+
+def test_a_penalty_makes_neurons_sparse_and_the_model_still_learns(
+    monkeypatch,
+):
+    rows = torch.from_numpy(cyclic_text().train[None, :13].astype("int64"))
+    density = []
+    for penalty in (0.0, 0.01):
+        weights, curve = train_on_the_cycle(
+            monkeypatch, torch.float32, penalty
+        )
+        neurons = []
+        language_model.loss(weights, rows, neurons=neurons)
+        density.append((neurons[0] > 0).float().mean())
+        frame = pd.DataFrame(curve).set_index("text_class")["loss"]
+        assert frame["prose"].iloc[-1] < 0.5 > frame["training"].iloc[-1]
+    assert density[1] < 0.6 * density[0]
 
 
 def test_precision_is_what_the_processor_has(monkeypatch):

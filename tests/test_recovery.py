@@ -9,7 +9,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import features, recovery
+from helpers import features, recovery, synthesis
 from helpers.errors import InputError
 from helpers.recovery import columns, scores, tables, targets
 from helpers.synthesis.truth import spans_to_tokens
@@ -215,8 +215,7 @@ def test_a_unit_that_is_the_factor_recovers_it():
 
 def test_scores_are_those_of_the_half_not_chosen_on():
     frame, bases, found = study(noise=0.2, seed=4)
-    groups = frame["group"].to_numpy()
-    _, second = recovery.halves(groups, 4)
+    _, second = recovery.halves(frame, 4)
     rows = (second[:, None] * LENGTH + np.arange(LENGTH)).ravel()
     for _, row in found.scores.iterrows():
         truth = letters(frame)[rows] == row["value"]
@@ -276,11 +275,7 @@ def test_bad_input_is_told():
     with pytest.raises(InputError, match="no factor is in 500 matched sets"):
         recovery.recover(bases, frame, min_sets=500)
     with pytest.raises(InputError, match="takes at least 4"):
-        recovery.halves(np.array([1, 1, 2, 3]))
-    with pytest.raises(InputError, match="no document in common"):
-        other = recovery.take(bases["bad"], np.arange(4))
-        some = recovery.take(bases["bad"], np.arange(5, 9))
-        recovery.align({"a": other, "b": some}, 10)
+        recovery.halves(frame.head(6))
 
 
 def test_words_of_the_outcome():
@@ -301,23 +296,111 @@ def test_taking_documents_and_aligning():
     assert (part.matrix().toarray() == dense[rows]).all()
     assert part.documents.tolist() == [1, 3, 8]
     assert part.offsets.tolist() == [0, 5, 10, 15]
-    both = recovery.align({"all": table, "part": part}, 2)
-    assert (both["all"].documents == both["part"].documents).all()
-    assert len(both["all"].documents) == 2
-    assert set(both["all"].documents) <= {1, 3, 8}
-    assert (both["all"].values == both["part"].values).all()
 
 
-def test_random_directions_are_projections():
+def test_directions_are_read_off_the_neurons():
     dense = sparse(40, 6, seed=8)
-    made = recovery.random_directions(table_of(dense), 500, seed=1)
-    random = np.random.default_rng(1)
-    rows = random.standard_normal((6, 500)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=0)
     x = dense.astype(np.float32)
-    wanted = np.maximum((x - x.mean(0)) @ rows, 0)
-    assert np.abs(made.matrix().toarray() - wanted).max() < 2e-3
-    assert made.d_sae == 500 and made.n_documents == 8
+    given = features.random_directions(x, 500, "a hook point", seed=1)
+    made = recovery.along(table_of(dense), given)
+    vectors = given.vectors.numpy()
+    wanted = (x - x.mean(0)) @ np.concatenate([vectors, -vectors], axis=1)
+    error = np.abs(made.matrix().toarray() - np.maximum(wanted, 0))
+    assert error.max() < 2e-3
+    assert made.d_sae == 1000 and made.n_documents == 8
+
+
+def telling(factors: list[list[str]], size: int = 2) -> pd.DataFrame:
+    """Matched sets of ``size`` documents that show the given factors."""
+    spans = [
+        [[name, "x", i, i + 1] for i, name in enumerate(names)]
+        for names in factors for _ in range(size)
+    ]  # fmt: skip
+    frame = frame_of(len(spans), spans, max(map(len, factors)))
+    return frame.assign(group=np.arange(len(spans)) // size)
+
+
+def test_halves_share_every_factor_evenly():
+    random = np.random.default_rng(0)
+    rate = {"a": 0.04, "b": 0.06, "c": 0.3, "d": 0.9}
+    frame = telling(
+        [[f for f in rate if random.random() < rate[f]] for _ in range(300)]
+    )
+    parts = recovery.halves(frame, seed=2)
+    assert sorted(np.concatenate(parts)) == list(range(600))
+    groups = [set(frame["group"].iloc[part]) for part in parts]
+    assert not groups[0] & groups[1]
+    one, two = (recovery.sets_with(frame.iloc[p]).sum() for p in parts)
+    assert (abs(one - two) <= 2).all() and one.min() >= 4
+    assert abs(len(groups[0]) - len(groups[1])) <= 2
+    again = recovery.halves(frame, seed=2)
+    other = recovery.halves(frame, seed=3)
+    assert (parts[0] == again[0]).all()
+    assert len(parts[0]) != len(other[0]) or (parts[0] != other[0]).any()
+
+
+def test_a_sample_has_every_factor_often_enough():
+    rare = [["a"], ["a", "b"]] + [["a"]] * 58 + [["b"], ["a", "b"]] * 5
+    frame = telling(rare)  # the sets from 60 on are new
+    found = recovery.choose(frame, 40, 4, seed=0, last=59)
+    sets = found.drop_duplicates("group")
+    assert (sets["origin"] == "drawn").sum() == 20
+    assert recovery.sets_with(found).sum()["b"] == 4
+    assert (sets.loc[sets["origin"] == "new", "group"] >= 60).all()
+    assert set(sets["group"]) >= {1}, "held-out sets come before new ones"
+    assert (found.groupby("group").size() == 2).all(), "sets are whole"
+
+
+def test_a_sample_goes_on_where_the_corpus_ends(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
+    corpus = synthesis.make_corpus("test", "subjects", groups=60)
+    made = recovery.make_sample(
+        "test", "subjects", documents=9, min_sets=2, seed=1
+    )
+    found = synthesis.load_corpus(made)
+    old = synthesis.load_corpus(corpus)
+    more = synthesis.generate("subjects", 90)
+    assert set(found["origin"]) == {"drawn", "added", "new"}
+    for origin, source in {"drawn": old, "added": old, "new": more}.items():
+        part = found[found["origin"] == origin]
+        assert set(part["text"]) <= set(source["text"])
+        if origin == "new":
+            assert part["group"].min() >= 60
+        else:
+            kept = source[source["group"].isin(part["group"])]
+            assert set(kept["split"]) == {"held_out"}
+
+
+def test_what_is_not_scored_is_told():
+    told = [
+        [["here", "x", 0, LENGTH], ["half", "x", 0, 1 + i % 3]]
+        + ([["rare", "x", 0, 1]] if i == 4 else [])
+        for i in range(60)
+    ]
+    frame = frame_of(60, told)
+    bases = {"one": table_of(sparse(300, 3, seed=2))}
+    found = recovery.recover(bases, frame, min_sets=4)
+    assert set(found.scores["factor"]) == {"half"}
+    reasons = found.left_out.set_index("factor")["reason"].to_dict()
+    assert reasons == {"here": "on nearly every token", "rare": "too rare"}
+    shown = recovery.headline(found.scores, found.left_out)
+    assert shown["one"].loc[("letters", "rare")] == "too rare"
+    assert shown["sets"].loc[("letters", "rare")] == 0
+
+
+def test_averages_are_those_of_the_targets():
+    _, _, found = study(noise=0.2, resamples=300)
+    frame = recovery.averages(found).set_index("basis")
+    means = found.scores.groupby("basis")["f1"].mean()
+    assert frame["f1"].to_dict() == pytest.approx(means.to_dict())
+    assert (frame["targets"] == 3).all()
+    assert frame.loc["good", "behind"] == frame.loc["good", "behind_high"] == 0
+    gap = found.drawn["good"].mean(1) - found.drawn["bad"].mean(1)
+    bounds = np.quantile(gap, [0.025, 0.975])
+    row = frame.loc["bad"]
+    assert row[["behind_low", "behind_high"]].tolist() == pytest.approx(bounds)
+    assert row["f1_low"] < row["f1"] < row["f1_high"]
+    assert row["text"].startswith(f"{row['f1']:.2f} [")
 
 
 def test_ranges_by_hand():

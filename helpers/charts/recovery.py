@@ -53,6 +53,46 @@ def dots(scores: pd.DataFrame, title: str = "F1 on the other half"):
     )
 
 
+def models(frame: pd.DataFrame):
+    """Mean F1 with its interval: a panel a corpus, a line a model.
+
+    ``frame``: the columns of ``recovery.averages``, model and units (what
+    is scored in it: a mark each).
+    """
+    fields = ["f1", "f1_low", "f1_high"]
+    names = ["corpus", "model", "units", "targets"]
+    frame = frame[[*names, *fields]].round({name: 4 for name in fields})
+    kinds = list(dict.fromkeys(frame["units"]))
+    order = list(dict.fromkeys(frame["model"]))
+    base = alt.Chart().encode(
+        y=alt.Y("model:N", sort=order, title=None, axis=alt.Axis(grid=True)),
+        yOffset=alt.YOffset("units:N", sort=kinds),
+        color=alt.Color("units:N", title=None, scale=_scale(kinds)),
+    )
+    spans = base.mark_rule(strokeWidth=2.5).encode(
+        x=alt.X(
+            "f1_low:Q",
+            title="mean F1 on the other half",
+            scale=alt.Scale(zero=False),
+            axis=alt.Axis(tickCount=4),
+        ),
+        x2="f1_high:Q",
+    )
+    marks = base.mark_point(size=45, opacity=1).encode(
+        x="f1:Q",
+        shape=alt.Shape("units:N", title=None, scale=_shapes(kinds)),
+        tooltip=[*(f"{n}:N" for n in names), *(f"{f}:Q" for f in fields)],
+    )
+    corpora = list(dict.fromkeys(frame["corpus"]))
+    step = alt.Step(20, **{"for": "position"})
+    return (
+        alt.layer(spans, marks, data=frame)
+        .properties(width=(WIDTH - 110) // len(corpora) - 20, height=step)
+        .facet(column=alt.Column("corpus:N", sort=corpora, title=None))
+        .resolve_scale(x="independent")
+    )
+
+
 def gaps(frame: pd.DataFrame):
     """Every target: F1 gained over the rival, against the base rate.
 
@@ -61,7 +101,9 @@ def gaps(frame: pd.DataFrame):
     shapes singles it out.
     """
     fields = "base_rate gap gap_low gap_high features rival".split()
+    rates = frame["base_rate"]
     frame = frame[["target", "corpus", "outcome", *fields]].round(4)
+    frame = frame.assign(base_rate=rates.round(6))  # rare ones are far below
     corpora = list(dict.fromkeys(frame["corpus"]))
     menu = alt.binding_select(
         options=[None, *corpora], labels=["all", *corpora], name="corpus "

@@ -41,6 +41,7 @@ def make_language_model(
     train_tokens: int = 10_000_000,
     batch: int = 8,
     learning_rate: float = 6e-3,
+    penalty: float = 0.0,
     seed: int = 0,
 ) -> Path:
     """Train a transformer on token streams, as ``language_models/NAME``.
@@ -48,7 +49,8 @@ def make_language_model(
     It reads ``train_tokens`` tokens, going over the stream as often as that
     takes, in batches of ``batch`` contexts; the context is that of
     ``tokens``. ``seed`` draws the first weights and the order of reading.
-    Also writes learning.parquet, see ``load_learning``.
+    ``penalty`` (nats) is the weight of an L1 penalty on the neurons, see
+    ``train``. Also writes learning.parquet, see ``load_learning``.
 
     Raises InputError for a shape that does not fit, a stream shorter than
     a context, or a loss that is no longer a number.
@@ -60,7 +62,8 @@ def make_language_model(
             layers, d_model, heads, d_mlp, text.context, text.vocab_size
         )
         weights, curve = train(
-            shape, text, train_tokens, batch, learning_rate, seed, name
+            shape, text, train_tokens, batch, learning_rate, seed, name,
+            penalty,
         )
         save(folder, shape, weights, seed=seed, train_tokens=train_tokens)
         _write_learning(folder, curve)
@@ -68,7 +71,7 @@ def make_language_model(
     settings = {
         "layers": layers, "d_model": d_model, "heads": heads, "d_mlp": d_mlp,
         "train_tokens": train_tokens, "batch": batch,
-        "learning_rate": learning_rate, "seed": seed,
+        "learning_rate": learning_rate, "penalty": penalty, "seed": seed,
     }
     return artifacts.produce(
         paths.language_model(profile, name),
@@ -95,10 +98,13 @@ def train(
     learning_rate: float,
     seed: int,
     label: str = "model",
+    penalty: float = 0.0,
 ) -> tuple[Weights, list[dict]]:
     """Train from scratch; returns the weights and the learning curve.
 
-    AdamW on float32 weights, linear warm-up, then linear decay to zero.
+    AdamW on float32 weights, linear warm-up, then linear decay to zero. The
+    ``penalty`` is added for each unit of the mean, over tokens, of the sum
+    of all neurons after their ReLU; the losses of the curve are without it.
     """
     device = find_device()
     dtype = find_precision(device)
@@ -118,8 +124,10 @@ def train(
         for step, tokens in enumerate(
             batches(text.train, shape.context, batch, steps, seed), start=1
         ):
-            mean = loss(weights, torch.from_numpy(tokens).to(device), dtype)
-            mean.backward()
+            neurons = [] if penalty else None
+            tokens = torch.from_numpy(tokens).to(device)
+            mean = loss(weights, tokens, dtype, neurons)
+            (mean + _l1(neurons, penalty) if penalty else mean).backward()
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -131,6 +139,11 @@ def train(
             note = f"loss {_checked(mean, step)}" if step % 50 == 0 else ""
             progress.update(batch * shape.context, note)
     return {k: v.detach() for k, v in weights.items()}, curve
+
+
+def _l1(neurons: list[torch.Tensor], penalty: float) -> torch.Tensor:
+    """``penalty`` times the neurons' sum, a mean over tokens."""
+    return penalty * sum(a.float().sum(1).mean() for a in neurons)
 
 
 def rate(steps: int) -> Callable[[int], float]:

@@ -84,15 +84,19 @@ def is_matrix(name: str) -> bool:
 
 
 def loss(
-    weights: Weights, tokens: Tensor, dtype: torch.dtype = torch.float32
+    weights: Weights,
+    tokens: Tensor,
+    dtype: torch.dtype = torch.float32,
+    neurons: list[Tensor] | None = None,
 ) -> Tensor:
     """Mean next-token cross-entropy in nats, computed in ``dtype``.
 
     tokens: int64 [batch, pos], of which pos - 1 are predicted. Gradients
     reach the float32 weights. Equals ``HookedTransformer(tokens,
-    return_type="loss")``, which is the version to read first.
+    return_type="loss")``, which is the version to read first. To a list of
+    ``neurons`` each layer appends its own, after the ReLU, [tokens, d_mlp].
     """
-    hidden = final_residual(weights, tokens[:, :-1], dtype)
+    hidden = final_residual(weights, tokens[:, :-1], dtype, neurons)
     matrix, bias = weights["unembed.W_U"], weights["unembed.b_U"]
     # The bias is one more row; zeros make the width a multiple of 16, which
     # matrix units multiply up to twice as fast as one with a row left over.
@@ -124,11 +128,14 @@ def token_losses(
 
 
 def final_residual(
-    weights: Weights, tokens: Tensor, dtype: torch.dtype
+    weights: Weights,
+    tokens: Tensor,
+    dtype: torch.dtype,
+    neurons: list[Tensor] | None = None,
 ) -> Tensor:
     """What the unembedding reads: [batch * pos, d_model] in ``dtype``.
 
-    tokens: int64 [batch, pos].
+    tokens: int64 [batch, pos]. ``neurons`` as in ``loss``.
     """
     pos = tokens.shape[1]
     x = F.embedding(tokens, weights["embed.W_E"])
@@ -138,7 +145,10 @@ def final_residual(
     for layer in range(layers):
         block = _block(weights, layer, dtype)
         x = x + _attention(_normalise(x), block, future)
-        x = x + _mlp(_normalise(x), block)
+        out, active = _mlp(_normalise(x), block)
+        x = x + out
+        if neurons is not None:
+            neurons.append(active)
     return _normalise(x).flatten(0, 1)
 
 
@@ -196,11 +206,13 @@ def _normalise(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
 
 
-def _mlp(x: Tensor, block: Weights) -> Tensor:
-    """[batch, pos, d_model] -> the same, through the ReLU neurons."""
+def _mlp(x: Tensor, block: Weights) -> tuple[Tensor, Tensor]:
+    """[batch, pos, d_model] -> the same, through the ReLU neurons; and
+    these, [batch * pos, d_mlp]."""
     hidden = torch.addmm(block["mlp.b_in"], x.flatten(0, 1), block["mlp.W_in"])
-    out = torch.addmm(block["mlp.b_out"], hidden.relu(), block["mlp.W_out"])
-    return out.view_as(x)
+    active = hidden.relu()
+    out = torch.addmm(block["mlp.b_out"], active, block["mlp.W_out"])
+    return out.view_as(x), active
 
 
 def _attention(x: Tensor, block: Weights, future: Tensor) -> Tensor:

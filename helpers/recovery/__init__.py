@@ -17,8 +17,10 @@ from helpers.recovery.levels import (
     made_of,
     strong_classes,
 )
+from helpers.recovery.sample import choose, make_sample, sets_with
 from helpers.recovery.scores import (
     Study,
+    averages,
     duel,
     headline,
     recover,
@@ -26,7 +28,7 @@ from helpers.recovery.scores import (
     tally,
 )
 from helpers.recovery.several import together
-from helpers.recovery.tables import align, halves, random_directions, take
+from helpers.recovery.tables import along, halves, take
 from helpers.recovery.targets import PRESENT, Targets, find_targets
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "Columns",
     "Study",
     "Targets",
-    "align",
+    "along",
+    "averages",
     "by_level",
+    "choose",
     "correlations",
     "duel",
     "effective_classes",
@@ -44,8 +48,9 @@ __all__ = [
     "halves",
     "headline",
     "made_of",
-    "random_directions",
+    "make_sample",
     "recover",
+    "sets_with",
     "specialists",
     "strong_classes",
     "take",

@@ -15,6 +15,7 @@ from helpers.recovery.targets import (
     PRESENT,
     Targets,
     find_targets,
+    not_shared,
     shared,
 )
 
@@ -40,10 +41,15 @@ class Study:
     target, with the target for which it does so most (by skill, on the first
     half); f1, precision and skill of that on the second half. Skill is (f1 -
     always) / (1 - always): 0 for a unit that always fires, 1 for the truth.
+    ``left_out``: a row a factor that is no target, nor any value of it, with
+    corpus, factor, sets (of the half with fewer) and the reason.
+    ``drawn``: by basis, F1 of each resample and target [resamples, targets].
     """
 
     scores: pd.DataFrame
     units: pd.DataFrame
+    left_out: pd.DataFrame
+    drawn: dict[str, np.ndarray]
 
 
 def recover(
@@ -68,8 +74,7 @@ def recover(
                 f"the table of {name} has other documents than the first; "
                 "units are compared on the same text only"
             )
-    groups = documents["group"].to_numpy()
-    places = halves(groups, seed)
+    places = halves(documents, seed)
     found = [find_targets(take(one, p), documents.iloc[p]) for p in places]
     choose, score = shared(*found, min_sets)
     if not len(score.names):
@@ -77,7 +82,8 @@ def recover(
             f"no factor is in {min_sets} matched sets of both halves; "
             "lower the number or give more documents"
         )
-    token_groups = groups[places[1]][take(one, places[1]).document_of]
+    groups = documents["group"].to_numpy()[places[1]]
+    token_groups = groups[take(one, places[1]).document_of]
     draw = _resampling(token_groups, resamples, seed)
     parts = [
         _basis(name, [take(table, p) for p in places], choose, score, draw)
@@ -85,10 +91,13 @@ def recover(
     ]
     rows, units = zip(*parts, strict=True)
     scores, units = _joined(rows), pd.concat(units, ignore_index=True)
-    for frame in (scores, units):
+    left_out = not_shared(*found, score)
+    for frame in (scores, units, left_out):
         frame.insert(0, "corpus", documents["corpus"].iloc[0])
+    for frame in (scores, units):
         frame.insert(1, "target", _named(frame))
-    return Study(scores, units)
+    drawn = {name: f1 for name, (_, f1) in zip(bases, rows, strict=True)}
+    return Study(scores, units, left_out, drawn)
 
 
 @dataclass(frozen=True)
@@ -237,24 +246,57 @@ def _specialists(held, own, told, score: Targets) -> pd.DataFrame:
     return frame[columns].reset_index(drop=True)
 
 
-def headline(scores: pd.DataFrame, score: str = "f1") -> pd.DataFrame:
-    """One row a target: base rate, then "0.91 [0.88, 0.93]" a basis."""
+def headline(
+    scores: pd.DataFrame, left_out: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """One row a target: base rate, then "0.91 [0.88, 0.93]" a basis (F1).
+
+    The factors ``left_out`` come last, with the reason instead of scores.
+    """
     keys = ["corpus", "target"]
-    shown = scores.assign(
-        text=[
-            f"{v:.2f} [{low:.2f}, {high:.2f}]"
-            for v, low, high in scores[
-                [score, f"{score}_low", f"{score}_high"]
-            ].to_numpy()
-        ]
-    )
+    shown = scores.assign(text=_texts(scores))
     wide = shown.pivot(index=keys, columns="basis", values="text")
     order = scores.drop_duplicates(keys).set_index(keys)
     wide = wide.reindex(order.index)[list(dict.fromkeys(scores["basis"]))]
     for place, name in enumerate(["sets", "base_rate", "always"]):
         wide.insert(place, name, order[name].round(3))
     wide.columns.name = None
-    return wide
+    if left_out is None or not len(left_out):
+        return wide
+    rest = left_out.rename(columns={"factor": "target"}).set_index(keys)
+    rest = rest[["sets"]].assign(**{wide.columns[3]: rest["reason"]})
+    return pd.concat([wide, rest]).astype(object).fillna("")
+
+
+def averages(study: Study) -> pd.DataFrame:
+    """The mean F1 over the targets of a corpus: a row a basis.
+
+    Columns: corpus, basis, targets, f1 and behind (the first basis's mean
+    minus this one's), both with _low and _high (95%: all targets and bases
+    are taken on the same resamples of the matched sets), and text.
+    """
+    scores, rows = study.scores, []
+    whole = scores.groupby("basis", sort=False)["f1"].mean()
+    drawn = {name: f1.mean(1) for name, f1 in study.drawn.items()}
+    for name in whole.index:
+        row = {"corpus": scores["corpus"].iloc[0], "basis": name}
+        row["targets"] = (scores["basis"] == name).sum()
+        first = whole.index[0]
+        for key, value, resampled in [
+            ("f1", whole[name], drawn[name]),
+            ("behind", whole[first] - whole[name], drawn[first] - drawn[name]),
+        ]:
+            low, high = np.quantile(resampled, LEVELS)
+            row |= {key: value, f"{key}_low": low, f"{key}_high": high}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    return frame.assign(text=_texts(frame))
+
+
+def _texts(frame: pd.DataFrame) -> list[str]:
+    """F1 with its interval in each row: "0.91 [0.88, 0.93]"."""
+    shown = frame[["f1", "f1_low", "f1_high"]].to_numpy()
+    return [f"{f1:.2f} [{low:.2f}, {high:.2f}]" for f1, low, high in shown]
 
 
 def duel(scores: pd.DataFrame, rival: str) -> pd.DataFrame:

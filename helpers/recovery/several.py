@@ -32,8 +32,7 @@ def together(
     scored. -> a row a target, basis and n, with f1 (that of fewer units, if
     no further one was added).
     """
-    groups = documents["group"].to_numpy()
-    places = halves(groups, seed)
+    places = halves(documents, seed)
     one = next(iter(bases.values()))
     chosen, scored = (
         find_targets(take(one, p), documents.iloc[p]).pick(names).rows

@@ -1,16 +1,16 @@
-"""Parts of a feature table, and the tables of random directions."""
+"""Parts of a feature table, and the tables of directions."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from helpers.errors import InputError
+from helpers.recovery.sample import sets_with
 
 if TYPE_CHECKING:
-    from helpers.features import FeatureTable
+    from helpers.features import Directions, FeatureTable
 
 ROWS = 8192  # tokens that are dense at a time
 
@@ -45,62 +45,56 @@ def take(table: "FeatureTable", kept: np.ndarray) -> "FeatureTable":
     )
 
 
-def align(
-    tables: Mapping[str, "FeatureTable"], most: int, seed: int = 0
-) -> dict[str, "FeatureTable"]:
-    """The tables on the documents that all of them have, ``most`` of these.
+def halves(
+    documents: pd.DataFrame, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the documents of two halves of the matched sets.
 
-    They are drawn at random: an even step over a corpus whose labels take
-    turns may favour some of them. Raises InputError if the tables have no
-    document in common.
-    """
-    common = functools.reduce(
-        np.intersect1d, [table.documents for table in tables.values()]
-    )
-    if not len(common):
-        raise InputError(
-            f"the tables of {', '.join(tables)} have no document in common; "
-            "make them from the same split of one corpus"
-        )
-    common = np.random.default_rng(seed).permutation(common)[:most]
-    return {
-        name: take(table, np.flatnonzero(np.isin(table.documents, common)))
-        for name, table in tables.items()
-    }
-
-
-def halves(groups: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the documents of two random halves of the matched sets.
-
+    At random, but for each factor about as many sets in either: sets are
+    dealt out in a random order, those with the rarest factors first, each
+    to the half that makes the sum of ((n - m) / (n + m))^2 over the factors
+    smaller, n and m being the sets of the halves. Only labels decide.
     Raises InputError for fewer than four sets.
     """
-    names = np.unique(groups)
-    if len(names) < 4:
+    has = sets_with(documents)
+    if len(has) < 4:
         raise InputError(
-            f"there are {len(names)} matched sets; to choose on one half "
+            f"there are {len(has)} matched sets; to choose on one half "
             "and to score on the other takes at least 4"
         )
-    shuffled = np.random.default_rng(seed).permutation(names)
-    first = np.isin(groups, shuffled[: len(names) // 2])
-    return np.flatnonzero(first), np.flatnonzero(~first)
+    side = _dealt(has.to_numpy(), np.random.default_rng(seed))
+    of = pd.Series(side, has.index)[documents["group"]].to_numpy()
+    return np.flatnonzero(of == 0), np.flatnonzero(of == 1)
 
 
-def random_directions(
-    neurons: "FeatureTable", count: int, seed: int = 0
-) -> "FeatureTable":
-    """The table of random directions in the space of the neurons.
+def _dealt(has: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A side, 0 or 1, for each row of ``has`` [sets, factors]."""
+    has = np.column_stack([has, np.ones(len(has), bool)])  # and all sets
+    total = np.maximum(has.sum(0), 1)
+    rarest = np.where(has, total, len(has)).min(1)
+    order = random.permutation(len(has))
+    lead, side = np.zeros(has.shape[1]), np.zeros(len(has), int)
+    for one in order[np.argsort(rarest[order], kind="stable")]:
+        side[one] = (lead / total**2)[has[one]].sum() > 0
+        lead += np.where(side[one], -1, 1) * has[one]
+    return side
 
-    A direction is a random unit vector (uniform on the sphere); its
-    activation is what the centred neurons have along it, where that is
-    positive: what the encoder of an SAE computes before any training.
+
+def along(neurons: "FeatureTable", given: "Directions") -> "FeatureTable":
+    """The table of directions, read off the table of the neurons.
+
+    What ``features.make_features`` gives for the directions, without
+    another pass of the model (up to the neurons' 16 bits).
     """
-    random = np.random.default_rng(seed)
-    rows = random.standard_normal((neurons.d_sae, count)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=0)
+    import torch
+
     matrix = neurons.matrix()
-    shift = (matrix.mean(0) @ rows).astype(np.float32)
     parts = [
-        _positive(matrix[start : start + ROWS].toarray() @ rows - shift)
+        _positive(
+            given.encode(
+                torch.from_numpy(matrix[start : start + ROWS].toarray())
+            ).numpy()
+        )
         for start in range(0, neurons.n_tokens, ROWS)
     ]
     values, indices, counts = (
@@ -108,7 +102,7 @@ def random_directions(
     )
     return dataclasses.replace(
         neurons,
-        d_sae=count,
+        d_sae=given.d_sae,
         values=values,
         indices=indices,
         indptr=_starts(counts),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.compare.contrasts import same_length
+from helpers.recovery.sample import MOST
 from helpers.recovery.tables import ranges
 from helpers.synthesis.truth import spans
 
@@ -74,18 +75,18 @@ def find_targets(table: "FeatureTable", documents: pd.DataFrame) -> Targets:
 
 
 def shared(
-    first: Targets, second: Targets, min_sets: int, max_rate: float = 0.9
+    first: Targets, second: Targets, min_sets: int
 ) -> tuple[Targets, Targets]:
     """The targets that both halves have often enough, in one order.
 
-    In ``min_sets`` matched sets or more, and on at most ``max_rate`` of the
+    In ``min_sets`` matched sets or more, and on at most ``MOST`` of the
     tokens: what nearly every token has, there is no need to detect. A factor
     with one value only counts once.
     """
     usable = [
         part.names[
             (part.names["sets"] >= min_sets)
-            & (part.names["base_rate"] <= max_rate)
+            & (part.names["base_rate"] <= MOST)
         ]
         for part in (first, second)
     ]
@@ -94,6 +95,28 @@ def shared(
     single = values.groupby("factor").size().reindex(both["factor"]) == 1
     both = both[~(single.to_numpy() & (both["value"] != PRESENT))]
     return first.pick(both), second.pick(both)
+
+
+def not_shared(
+    first: Targets, second: Targets, kept: Targets
+) -> pd.DataFrame:
+    """Factors of which nothing is in ``kept`` (from ``shared``), and why.
+
+    Columns: factor, sets (of the half with fewer), reason.
+    """
+    parts = [
+        part.names[part.names["value"] == PRESENT].set_index("factor")
+        for part in (first, second)
+    ]
+    sets, rates = (
+        pd.concat([part[name] for part in parts], axis=1).fillna(0)
+        for name in ("sets", "base_rate")
+    )
+    frame = pd.DataFrame({"sets": sets.min(axis=1).astype(int)})
+    everywhere = rates.max(axis=1) > MOST
+    frame["reason"] = np.where(everywhere, "on nearly every token", "too rare")
+    missing = ~frame.index.isin(kept.names["factor"])
+    return frame[missing].rename_axis("factor").reset_index()
 
 
 def _keys(names: pd.DataFrame) -> list[tuple[str, str]]:
