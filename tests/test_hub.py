@@ -123,7 +123,7 @@ def test_a_gated_repository_asks_for_a_token(server, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("openai-community/gpt3", "has no repository.*mean 'openai-community/gpt2'"),
+        ("openai/gpt3", "has no repository.*'openai-community/gpt2'"),
         ("google/gema-2b", "did you mean 'google/gemma-2b'"),
         ("a b/c", "not a name of a repository"),
     ],

@@ -1,0 +1,114 @@
+"""Any model's tokenizer, with the beginning of a sequence as token 0.
+
+In this book token 0 is <|endoftext|>: it stands before every document,
+fills rows, and is left out of every activation and measurement. A
+pretrained model has that token elsewhere (50256 in GPT-2, 2 in Gemma), so
+it changes places with the model's token 0, here and in the embedding (see
+``models``). Nothing else of the model or of the book need know.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.errors import InputError
+from helpers.text.tokenizer import END_OF_TEXT
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer whose token 0 begins a sequence."""
+
+    tokenizer: object  # tokenizers.Tokenizer; it adds no special tokens
+    bos: int  # the number of that token in the model's own tokenizer
+    size: int  # numbers of tokens go from 0 to size - 1
+
+    @property
+    def digest(self) -> str:
+        """sha256 of which token has which number."""
+        known = sorted(self.tokenizer.get_vocab().items())
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def load_vocabulary(folder: Path) -> Vocabulary:
+    """The tokenizer in a model's folder, any that transformers can load.
+
+    Raises InputError if there is none, or none with a token that begins or
+    ends a sequence.
+    """
+    from tokenizers import Tokenizer
+
+    found = load_original(folder)
+    bos = found.bos_token_id
+    if bos is None:
+        bos = found.eos_token_id
+    if bos is None:
+        raise InputError(
+            f"the tokenizer of {folder} has no token that begins or ends a "
+            "sequence; name one as bos_token in its tokenizer_config.json"
+        )
+    content = json.loads(found.backend_tokenizer.to_str())
+    swapped = Tokenizer.from_str(json.dumps(renumbered(content, bos)))
+    size = 1 + max(swapped.get_vocab().values())
+    return Vocabulary(swapped, bos, size)
+
+
+def load_original(folder: Path):
+    """The same as transformers loads it: ``PreTrainedTokenizerFast``."""
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        found.backend_tokenizer  # noqa: B018  (slow ones have none)
+    except (OSError, ValueError, AttributeError, ImportError, KeyError,
+            TypeError) as error:  # fmt: skip
+        raise InputError(
+            f"{folder} holds no tokenizer that can be read (no "
+            "tokenizer.json?); save the model's with "
+            "AutoTokenizer.save_pretrained there"
+        ) from error
+    return found
+
+
+def renumbered(content: dict, bos: int) -> dict:
+    """A tokenizer.json in which token ``bos`` and token 0 change places.
+
+    It is called <|endoftext|> from then on, is the only special token that
+    text can spell, and nothing is added to a text.
+    """
+    swap = {0: bos, bos: 0}
+    names = _names(content, bos)
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {
+            names.get(token, token): swap.get(number, number)
+            for token, number in model["vocab"].items()
+        }
+    else:  # unigram: a list of [token, score] in the order of their numbers
+        pieces = [[names.get(t, t), score] for t, score in model["vocab"]]
+        pieces[0], pieces[bos] = pieces[bos], pieces[0]
+        model["vocab"] = pieces
+        model["unk_id"] = swap.get(model["unk_id"], model["unk_id"])
+    added = [
+        token | {"id": swap.get(token["id"], token["id"]),
+                 "content": names.get(token["content"], token["content"])}
+        for token in content["added_tokens"]
+        if token["id"] == bos or not token["special"]
+    ]  # fmt: skip
+    content["added_tokens"] = sorted(added, key=lambda token: token["id"])
+    return content | {
+        "post_processor": None, "truncation": None, "padding": None,
+    }  # fmt: skip
+
+
+def _names(content: dict, bos: int) -> dict[str, str]:
+    """Old to new: ``bos`` becomes <|endoftext|>, a token that had that name
+    gets the one of ``bos``."""
+    vocabulary = content["model"]["vocab"]
+    known = {t["id"]: t["content"] for t in content["added_tokens"]}
+    if isinstance(vocabulary, dict):
+        known |= {number: token for token, number in vocabulary.items()}
+    else:
+        known |= {n: token for n, (token, _) in enumerate(vocabulary)}
+    return {END_OF_TEXT: known[bos]} | {known[bos]: END_OF_TEXT}
