@@ -2,6 +2,8 @@
 PROFILE ?= laptop
 ONLY ?=
 PARAMS ?=
+# 1: fetch without asking
+YES ?=
 PYTHON ?= python3
 PORT ?= 8000
 # 1: take torch from the system (a GPU node's own build), not from the lock
@@ -38,7 +40,7 @@ define CHECK
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheelhouse execute publish book serve test lint bench bench-full clean
+.PHONY: help setup wheelhouse fetch execute publish book serve test lint bench bench-full clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -60,6 +62,9 @@ $(READY):
 wheelhouse: ## download all that setup installs, for nodes with no internet
 	$(CHECK)
 	@$(WHEELS) make $(LOCKFILE) "$(or $(WHEELHOUSE),wheelhouse)" $(if $(SYSTEM_TORCH),--system-torch)
+
+fetch: $(READY) ## download the models and SAEs of PROFILE (YES=1: do not ask)
+	@$(BIN)/python -m helpers.fetch --profile "$(PROFILE)" $(if $(YES),--yes)
 
 execute: $(READY) ## run every chapter of PROFILE, build its book, compare
 	@$(RUN) run --profile "$(PROFILE)" --only "$(ONLY)" --params "$(PARAMS)"
