@@ -31,7 +31,7 @@ ARRAYS = {
     "values": np.float16,
     "indices": np.int32,
     "indptr": np.int64,
-    "token_ids": np.uint16,
+    "token_ids": None,  # 16 bits, or 32 for a large vocabulary
     "documents": np.int64,
     "offsets": np.int64,
     "char_start": np.int32,
@@ -283,7 +283,7 @@ def tabulate(
         values,
         indices,
         _starts(counts),
-        np.array([i for row in ids for i in row], dtype=np.uint16),
+        _numbers([i for row in ids for i in row]),
         np.asarray(documents, dtype=np.int64),
         _starts([len(row) for row in ids]),
         place[:, 0].astype(np.int32),
@@ -365,7 +365,7 @@ def load_features(path: Path) -> FeatureTable:
 def save(table: FeatureTable, folder: Path) -> None:
     """Write a table: one ``.npy`` an array and ``table.json``."""
     for name, dtype in ARRAYS.items():
-        np.save(folder / f"{name}.npy", getattr(table, name).astype(dtype))
+        np.save(folder / f"{name}.npy", np.asarray(getattr(table, name), dtype))
     meta = {"d_sae": table.d_sae, "threshold": table.threshold}
     (folder / META).write_text(json.dumps(meta, sort_keys=True) + "\n")
 
@@ -431,6 +431,12 @@ def _sparse(codes: "torch.Tensor", threshold: float):
     values = codes[tokens, features].half().cpu().numpy()
     counts = fires.sum(1).cpu().numpy()
     return values, features.int().cpu().numpy(), counts
+
+
+def _numbers(ids: list[int]) -> np.ndarray:
+    """Token numbers in the smallest type that holds them."""
+    large = max(ids, default=0) >= 2**16
+    return np.array(ids, dtype=np.uint32 if large else np.uint16)
 
 
 def _starts(counts) -> np.ndarray:

@@ -25,12 +25,17 @@ def load_language_model(path: Path, device: torch.device | None = None):
     """A ``HookedTransformer``: float32, evaluation mode, no gradients.
 
     It is on ``device``, by default the one that ``find_device`` finds, and
-    has no tokenizer: give it token numbers. Raises InputError if the
-    artifact is missing or damaged.
+    has no tokenizer: give it token numbers. Of a pretrained model's artifact
+    it is a ``TransformerBridge``. Raises InputError if the artifact is
+    missing or damaged.
     """
     path = artifacts.require(path)
-    weights, config = load_weights(path), load_config(path)
-    return as_hooked(config["architecture"], weights, device)
+    config = load_config(path)
+    if "pretrained" in config:
+        from helpers.pretrained.models import load
+
+        return load(**config["pretrained"], device=device).model
+    return as_hooked(config["architecture"], load_weights(path), device)
 
 
 def as_hooked(architecture: dict, weights: Weights, device=None):
