@@ -301,7 +301,7 @@ def make_features(
     corpus: Path,
     sae: Path | None = None,
     directions: Directions | None = None,
-    hook_point: str = "blocks.0.mlp.hook_post",
+    hook_point: str | None = None,
     split: str = "held_out",
     labels: Sequence[str] | None = None,
     most: int | None = None,
@@ -309,8 +309,9 @@ def make_features(
 ) -> Path:
     """Make the feature table of an SAE on a corpus (all artifacts).
 
-    Without ``sae`` the features are the neurons at ``hook_point``; with it,
-    ``hook_point`` must be the one it was trained on (InputError if not).
+    Without ``sae`` the features are the neurons at ``hook_point``, by
+    default where the chapters look into the model; with it, ``hook_point``
+    must be the one it was trained on (InputError if not).
     ``directions`` take the place of an SAE; give one of the two at most.
     ``split``: "held_out", "train" or "all", of ``labels`` alone if they are
     given; of longer ones, ``most`` documents evenly spread over the corpus.
@@ -319,6 +320,12 @@ def make_features(
         raise unknown("split", split, ["held_out", "train", "all"])
     if sae and directions:
         raise InputError("give an SAE or directions, not both")
+    if directions:
+        hook_point = directions.hook_point
+    elif hook_point is None:
+        from helpers.language_model import models
+
+        hook_point = models.hook_point(model)
 
     def make(folder: Path) -> None:
         from helpers.language_model.models import load_language_model
@@ -341,7 +348,7 @@ def make_features(
         paths.feature_table(profile, sae_name, corpus_name),
         make,
         parameters={
-            "hook_point": directions.hook_point if directions else hook_point,
+            "hook_point": hook_point,
             "directions": directions and directions.identity,
             "split": split,
             "labels": labels and list(labels),

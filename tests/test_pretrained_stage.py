@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import activations, artifacts, features, metrics, paths, text
+from helpers import (
+    activations,
+    artifacts,
+    features,
+    language_model,
+    metrics,
+    paths,
+    text,
+)
 from helpers.errors import InputError
 from helpers.language_model import load_language_model
 from helpers.pretrained import stage
@@ -108,6 +116,46 @@ def test_quality_and_features_of_a_pretrained_model(run):
             profile, "x", "natural", model=model, tokenizer=tokenizer,
             corpus=corpus, sae=saes["layer-3"],
             hook_point="blocks.2.hook_resid_post")  # fmt: skip
+
+
+def test_controls_of_a_pretrained_model(run):
+    profile, model, _, tokens, _ = run
+    streams = text.load_tokens(tokens)
+    rows = streams.held_out["prose"][:4]
+    losses, weights = {}, {}
+    for name in language_model.CONTROLS:
+        made = language_model.make_control(profile, name, model)
+        again = load_language_model(made)
+        losses[name] = language_model.predictor(again)(rows)
+        assert np.array_equal(
+            losses[name], language_model.predictor(
+                load_language_model(made))(rows))  # fmt: skip
+        weights[name] = again.W_out[2].flatten().sort().values
+    network = load_language_model(model)
+    losses["A"] = language_model.predictor(network)(rows)
+    assert losses["A"].shape == (len(rows), rows.shape[1] - 1)
+    whole = network.W_out[2].flatten().sort().values
+    assert torch.equal(weights["shuffled"], whole)
+    assert not torch.allclose(weights["untrained"], whole)
+    for name in language_model.CONTROLS:
+        assert abs(losses[name] - losses["A"]).max() > 1e-3
+    table = language_model.table_of_losses({"A": network}, streams)
+    one = torch.from_numpy(rows[:1].astype(np.int64))
+    with torch.no_grad():
+        own = network(one, return_type="loss").item()
+    assert abs(losses["A"][0].mean() - own) < 1e-4
+    assert table.loc["prose", "A"] > 0
+
+
+def test_where_the_chapters_look(run, root):
+    profile, model, _, _, _ = run
+    assert language_model.hook_point(model) == "blocks.0.mlp.hook_post"
+    folder, where = str(root / profile), "blocks.3.hook_resid_post"
+    made = stage.make_language_model(profile, folder, "C", context=32,
+                                     hook_point=where)  # fmt: skip
+    assert language_model.hook_point(made) == where
+    with pytest.raises(InputError, match="nearest are"):
+        stage.make_language_model(profile, folder, "D", hook_point="blocks.9")
 
 
 def test_other_weights_are_another_model(root):

@@ -17,6 +17,7 @@ from helpers.language_model.evaluation import (
 )
 from helpers.language_model.models import (
     CONTROLS,
+    hook_point,
     load_language_model,
     load_weights,
     make_control,
@@ -37,6 +38,7 @@ __all__ = [
     "Architecture",
     "ablation_losses",
     "document_losses",
+    "hook_point",
     "hooked_predictor",
     "initial_weights",
     "load_language_model",

@@ -19,6 +19,7 @@ from helpers.language_model.transformer import (
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CONTROLS = ("untrained", "shuffled")
+HOOK_POINT = "blocks.0.mlp.hook_post"  # where the chapters look
 
 
 def load_language_model(path: Path, device: torch.device | None = None):
@@ -88,6 +89,12 @@ def load_config(path: Path) -> dict:
     return json.loads((path / CONFIG).read_text())
 
 
+def hook_point(path: Path) -> str:
+    """The hook point at which the chapters look into a model: the neurons
+    of the first layer, unless a pretrained model's artifact says another."""
+    return load_config(artifacts.require(path)).get("hook_point", HOOK_POINT)
+
+
 def make_control(profile: str, name: str, model: Path, seed: int = 0) -> Path:
     """Make a control of a trained model, as ``language_models/NAME``.
 
@@ -101,6 +108,11 @@ def make_control(profile: str, name: str, model: Path, seed: int = 0) -> Path:
 
     def make(folder: Path) -> None:
         config = load_config(model)
+        if "pretrained" in config:
+            made = config["pretrained"] | {"control": name, "seed": seed}
+            described = config | {"pretrained": made}
+            artifacts.write_json(folder / CONFIG, described)
+            return
         shape = Architecture(**config["architecture"])
         if name == "untrained":
             weights = initial_weights(shape, config["seed"])

@@ -52,6 +52,8 @@ def load(
     *,
     center_writing_weights: bool = False,
     context: int | None = None,
+    control: str = "",
+    seed: int = 0,
     device: torch.device | None = None,
 ) -> Pretrained:
     """A model by its name on the hub or the path of a folder, in float32.
@@ -59,14 +61,16 @@ def load(
     What is not in the cache is downloaded. ``center_writing_weights``: the
     mean is taken from all that is written to the residual stream; which SAE
     needs that says ``PublishedSAE``. ``context`` shortens the rows it is
-    used with. Token numbers are those of its ``vocabulary``. Raises
+    used with. ``control``: "untrained" draws new weights as the model's
+    authors did, "shuffled" permutes the entries of every matrix; ``seed``
+    draws either. Token numbers are those of its ``vocabulary``. Raises
     InputError if it cannot be had, or is no causal language model that
     TransformerLens knows.
     """
     folder = find(name)
     check_architecture(name, folder)
     vocabulary = load_vocabulary(folder)
-    network = _network(name, folder)
+    network = _network(name, folder, control, seed)
     rows = network.get_input_embeddings().num_embeddings
     if vocabulary.size > rows:
         raise InputError(
@@ -113,22 +117,38 @@ def swap_tokens(network, bos: int) -> None:
             table[[0, bos]] = table[[bos, 0]]
 
 
-def _network(name: str, folder: Path):
-    """The Hugging Face model, float32."""
+def _network(name: str, folder: Path, control: str, seed: int):
+    """The Hugging Face model, float32, or a control of it."""
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32,
-            attn_implementation="eager",
-        )  # fmt: skip
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"the weights of {name} in {folder} cannot be read ({first}); "
-            "`make fetch` finds damaged files and loads them anew"
-        ) from error
+    how = {"dtype": torch.float32, "attn_implementation": "eager"}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            if control == "untrained":
+                config = AutoConfig.from_pretrained(folder)
+                return AutoModelForCausalLM.from_config(config, **how)
+            found = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, **how
+            )
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"the weights of {name} in {folder} cannot be read "
+                f"({first_line(error)}); `make fetch` finds damaged files "
+                "and loads them anew"
+            ) from error
+        return _shuffled(found) if control == "shuffled" else found
+
+
+@torch.no_grad()
+def _shuffled(network):
+    """The entries of every matrix in a random order, in place."""
+    for value in network.parameters():  # one that is tied comes once
+        if value.dim() > 1:
+            order = torch.randperm(value.numel())
+            value.copy_(value.flatten()[order].view_as(value))
+    return network
 
 
 def _bridge(network, folder: Path):
@@ -181,6 +201,11 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says first."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def same_model(one: str, other: str) -> bool:

@@ -14,7 +14,7 @@ from unittest import mock
 
 from helpers.errors import InputError
 from helpers.pretrained import hub
-from helpers.pretrained.models import Pretrained, same_model
+from helpers.pretrained.models import Pretrained, first_line, same_model
 from helpers.pretrained.releases import FORMATS, Place, locate
 from helpers.progress import track
 from helpers.sae.base import SAE
@@ -85,10 +85,9 @@ def load_sae(release: str, sae_id: str) -> PublishedSAE:
                 release, sae_id, device="cpu", converter=_converter(place)
             )
         except (ValueError, KeyError, OSError, RuntimeError) as error:
-            first = str(error).strip().splitlines()[0] if str(error) else error
             raise InputError(
                 f"the files of {release}/{sae_id} in {folder} cannot be read "
-                f"({first}); `make fetch` finds damaged ones"
+                f"({first_line(error)}); `make fetch` finds damaged ones"
             ) from error
     details = found.cfg.metadata
     return PublishedSAE(

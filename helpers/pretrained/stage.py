@@ -9,6 +9,7 @@ from pathlib import Path
 
 from helpers import artifacts, paths
 from helpers.errors import InputError
+from helpers.language_model.models import HOOK_POINT
 from helpers.pretrained.folders import CONFIG, INDEX, find
 from helpers.text.tokenizer import FILE
 
@@ -22,11 +23,14 @@ def make_language_model(
     *,
     center_writing_weights: bool = False,
     context: int = 128,
+    hook_point: str = HOOK_POINT,
 ) -> Path:
     """A pretrained model as ``language_models/NAME``.
 
-    ``source`` is its name on the hub or the path of its folder; the rest is
-    as for ``pretrained.load``, which reads it once here, to see that it can.
+    ``source`` is its name on the hub or the path of its folder;
+    ``hook_point`` is where the chapters look (InputError if there is no
+    such one); the rest is as for ``pretrained.load``, which reads the model
+    once here, to see that it can.
     """
     from helpers.pretrained.models import load
 
@@ -35,15 +39,18 @@ def make_language_model(
            "context": context}  # fmt: skip
 
     def make(folder: Path) -> None:
-        found = load(**how).vocabulary
-        described = {PRETRAINED: how, "tokenizer": found.digest,
-                     "vocab_size": found.size}  # fmt: skip
+        found = load(**how)
+        found.check_hook_point(hook_point)
+        described = {PRETRAINED: how, "hook_point": hook_point,
+                     "tokenizer": found.vocabulary.digest,
+                     "vocab_size": found.vocabulary.size}  # fmt: skip
         artifacts.write_json(folder / CONFIG, described)
 
     return artifacts.produce(
         paths.language_model(profile, name),
         make,
-        parameters={**how, "files": content(find(source))},
+        parameters={**how, "hook_point": hook_point,
+                    "files": content(find(source))},
     )
 
 
