@@ -45,7 +45,7 @@ endef
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  settings: PROFILE=laptop ONLY=05 PARAMS=\"name=value ...\" PORT=8000 PYTHON=python3.12 SYSTEM_TORCH=1 WHEELHOUSE=wheelhouse"
+	@echo "  settings: PROFILE=laptop ONLY=05 PARAMS=\"name=value ...\" PORT=8000 PYTHON=python3.12 SYSTEM_TORCH=1 WHEELHOUSE=wheelhouse YES=1"
 
 setup: $(READY) ## make .venv from requirements.lock (every target does)
 

@@ -13,6 +13,7 @@ from helpers import (
     language_model,
     metrics,
     paths,
+    pretrained,
     text,
 )
 from helpers.errors import InputError
@@ -47,7 +48,7 @@ def run(request, root):
     prose.write_text("".join(lines))
     natural = text.make_natural_text(profile, str(prose), megabytes=1)
     model = stage.make_language_model(profile, str(folder), context=32)
-    tokenizer = stage.make_tokenizer(profile, str(folder))
+    tokenizer = pretrained.make_tokenizer(profile, str(folder))
     tokens = text.make_tokens(profile, natural, [], tokenizer, tokens=20_000,
                               context=32, synthetic_share=0)  # fmt: skip
     how = dict(architecture="topk", expansion=2, k=8, batch=256,
@@ -156,6 +157,21 @@ def test_where_the_chapters_look(run, root):
     assert language_model.hook_point(made) == where
     with pytest.raises(InputError, match="nearest are"):
         stage.make_language_model(profile, folder, "D", hook_point="blocks.9")
+
+
+def test_what_neurons_and_heads_write(run):
+    _, model, _, _, _ = run
+    network = load_language_model(model)
+    rows = torch.arange(1, 13)[None]
+    names = ["blocks.2.mlp.hook_post", "blocks.2.hook_mlp_out",
+             "blocks.2.attn.hook_z", "blocks.2.hook_attn_out"]  # fmt: skip
+    found = activations.run(network, rows, names)
+    for inner, outer in (names[:2], names[2:]):
+        out = language_model.written(network, inner, found[inner][0])
+        bias = found[outer][0] - out  # the same at every token
+        assert (bias - bias[:1]).abs().max() < 1e-4
+        assert torch.equal(
+            language_model.written(network, outer, out), out)  # fmt: skip
 
 
 def test_other_weights_are_another_model(root):

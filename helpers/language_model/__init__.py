@@ -21,6 +21,7 @@ from helpers.language_model.models import (
     load_language_model,
     load_weights,
     make_control,
+    written,
 )
 from helpers.language_model.training import (
     load_learning,
@@ -52,4 +53,5 @@ __all__ = [
     "random_span_losses",
     "table_of_losses",
     "token_losses",
+    "written",
 ]

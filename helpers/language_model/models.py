@@ -95,6 +95,20 @@ def hook_point(path: Path) -> str:
     return load_config(artifacts.require(path)).get("hook_point", HOOK_POINT)
 
 
+def written(model, hook_point: str, rows: torch.Tensor) -> torch.Tensor:
+    """What directions at a hook point write to the residual stream.
+
+    ``rows``: [n, d_in] -> [n, d_model]. Neurons and heads write through
+    their output matrix, everything else is in the residual stream already.
+    """
+    block, _, end = hook_point.removeprefix("blocks.").partition(".")
+    if end == "mlp.hook_post":
+        return rows @ model.W_out[int(block)].to(rows)
+    if end == "attn.hook_z":
+        return rows @ model.W_O[int(block)].flatten(0, 1).to(rows)
+    return rows
+
+
 def make_control(profile: str, name: str, model: Path, seed: int = 0) -> Path:
     """Make a control of a trained model, as ``language_models/NAME``.
 

@@ -2,6 +2,7 @@
 
 from helpers.pretrained.folders import find
 from helpers.pretrained.releases import locate, release_ids
+from helpers.pretrained.vocabulary import make_tokenizer
 
 
 def __getattr__(name: str):
@@ -9,7 +10,8 @@ def __getattr__(name: str):
     import importlib
 
     where = {"Pretrained": "models", "load": "models",
-             "PublishedSAE": "saes", "load_sae": "saes"}  # fmt: skip
+             "PublishedSAE": "saes", "load_sae": "saes",
+             "make_language_model": "stage", "make_sae": "stage"}  # fmt: skip
     if name not in where:
         raise AttributeError(name)
     module = importlib.import_module(f"helpers.pretrained.{where[name]}")
@@ -17,4 +19,5 @@ def __getattr__(name: str):
 
 
 __all__ = ["Pretrained", "PublishedSAE", "find", "load", "load_sae",
-           "locate", "release_ids"]  # fmt: skip
+           "locate", "make_language_model", "make_sae", "make_tokenizer",
+           "release_ids"]  # fmt: skip

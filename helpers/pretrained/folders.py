@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from helpers import artifacts
 from helpers.errors import InputError
 from helpers.paths import ROOT
 from helpers.pretrained import hub
@@ -11,10 +12,13 @@ from helpers.progress import track
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-PATTERNS = (
-    CONFIG, INDEX, "model*.safetensors", "generation_config.json",
-    "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json",
+TEXTS = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    "vocab.json", "merges.txt", "special_tokens_map.json",
     "added_tokens.json",
+)  # fmt: skip
+PATTERNS = (
+    CONFIG, INDEX, "model*.safetensors", "generation_config.json", *TEXTS
 )  # fmt: skip
 
 
@@ -80,3 +84,26 @@ def check_listed(wanted: hub.Listing) -> None:
             f"{wanted.name} holds no {CONFIG} and model*.safetensors; give "
             "the name of a causal language model saved by transformers"
         )
+
+
+def content(folder: Path) -> list[list[str]]:
+    """[name, hash] of the files of a model that decide its numbers.
+
+    In the cache a file is named after its hash; elsewhere it is read.
+    """
+    names = [CONFIG, INDEX, *TEXTS]
+    files = [folder / name for name in names if (folder / name).is_file()]
+    files += sorted(folder.glob("model*.safetensors"))
+    return [[file.name, _hash(file)] for file in files]
+
+
+def absolute(source: str) -> str:
+    """A path from the root on, wherever the notebook runs; else a name."""
+    found = local_folder(source)
+    return source if found is None else str(found.resolve())
+
+
+def _hash(file: Path) -> str:
+    if file.is_symlink() and file.resolve().parent.name == "blobs":
+        return file.resolve().name
+    return artifacts.file_hash(file)

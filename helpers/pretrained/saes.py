@@ -8,6 +8,7 @@ so ``check`` comes first.
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -20,6 +21,7 @@ from helpers.progress import track
 from helpers.sae.base import SAE
 from helpers.sae.interchange import from_sae_lens
 
+OPTIONAL = "/config.json"  # without it SAELens goes by the name
 CENTER = "center_writing_weights"
 
 
@@ -79,7 +81,8 @@ def load_sae(release: str, sae_id: str) -> PublishedSAE:
 
     place = locate(release, sae_id)
     folder = _find(place)
-    with _local(folder):
+    with _local(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it speaks of what check() checks
         try:
             found = Theirs.from_pretrained(
                 release, sae_id, device="cpu", converter=_converter(place)
@@ -99,7 +102,8 @@ def load_sae(release: str, sae_id: str) -> PublishedSAE:
 def _find(place: Place) -> Path:
     """The snapshot that holds the files, downloaded if need be."""
     found = hub.snapshot(place.repository)
-    if found and (found / place.paths[-1]).exists():
+    needed = [p for p in place.paths if not p.endswith(OPTIONAL)]
+    if found and all((found / path).exists() for path in needed):
         return found
     wanted = hub.listing(place.repository, place.paths)
     if place.paths[-1] not in [file.path for file in wanted.files]:

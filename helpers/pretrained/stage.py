@@ -1,4 +1,4 @@
-"""Pretrained models, tokenizers and SAEs as artifacts of a run.
+"""Pretrained models and published SAEs as artifacts of a run.
 
 The artifact of a model holds no weights but says which they are, so that
 every stage that opens a language model opens it like one trained here.
@@ -10,8 +10,7 @@ from pathlib import Path
 from helpers import artifacts, paths
 from helpers.errors import InputError
 from helpers.language_model.models import HOOK_POINT
-from helpers.pretrained.folders import CONFIG, INDEX, find
-from helpers.text.tokenizer import FILE
+from helpers.pretrained.folders import CONFIG, absolute, content, find
 
 PRETRAINED = "pretrained"  # the key of config.json that tells
 
@@ -34,7 +33,7 @@ def make_language_model(
     """
     from helpers.pretrained.models import load
 
-    how = {"name": _absolute(source),
+    how = {"name": absolute(source),
            "center_writing_weights": center_writing_weights,
            "context": context}  # fmt: skip
 
@@ -51,23 +50,6 @@ def make_language_model(
         make,
         parameters={**how, "hook_point": hook_point,
                     "files": content(find(source))},
-    )
-
-
-def make_tokenizer(profile: str, source: str) -> Path:
-    """The tokenizer of a pretrained model, its token 0 <|endoftext|>."""
-    from helpers.pretrained.vocabulary import load_vocabulary
-
-    folder = find(source)
-    texts = [f for f in content(folder) if not f[0].endswith(".safetensors")]
-
-    def make(target: Path) -> None:
-        load_vocabulary(folder).tokenizer.save(str(target / FILE))
-
-    return artifacts.produce(
-        paths.tokenizer(profile),
-        make,
-        parameters={"source": _absolute(source), "files": texts},
     )
 
 
@@ -96,29 +78,3 @@ def make_sae(profile: str, name: str, release: str, sae_id: str,
         parameters={"release": release, "sae_id": sae_id},
         inputs=[model],
     )
-
-
-def content(folder: Path) -> list[list]:
-    """[name, hash] of the files of a model that decide its numbers.
-
-    In the cache a file is named after its hash; elsewhere it is read.
-    """
-    names = [CONFIG, INDEX, "tokenizer.json", "tokenizer.model",
-             "tokenizer_config.json", "vocab.json", "merges.txt"]  # fmt: skip
-    files = [folder / name for name in names if (folder / name).is_file()]
-    files += sorted(folder.glob("model*.safetensors"))
-    return [[file.name, _hash(file)] for file in files]
-
-
-def _hash(file: Path) -> str:
-    if file.is_symlink() and file.resolve().parent.name == "blobs":
-        return file.resolve().name
-    return artifacts.file_hash(file)
-
-
-def _absolute(source: str) -> str:
-    """A path from the root on, wherever the notebook runs; else a name."""
-    from helpers.pretrained.folders import local_folder
-
-    found = local_folder(source)
-    return source if found is None else str(found.resolve())

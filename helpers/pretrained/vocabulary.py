@@ -12,8 +12,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import artifacts, paths
 from helpers.errors import InputError
-from helpers.text.tokenizer import END_OF_TEXT
+from helpers.pretrained.folders import TEXTS, absolute, content, find
+from helpers.text.tokenizer import END_OF_TEXT, FILE
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,24 @@ class Vocabulary:
         """sha256 of which token has which number."""
         known = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def make_tokenizer(profile: str, source: str) -> Path:
+    """The tokenizer of a pretrained model (its name on the hub or the path
+    of its folder) as the one of a run."""
+    folder = find(source)
+
+    def make(target: Path) -> None:
+        load_vocabulary(folder).tokenizer.save(str(target / FILE))
+
+    return artifacts.produce(
+        paths.tokenizer(profile),
+        make,
+        parameters={
+            "source": absolute(source),
+            "files": [f for f in content(folder) if f[0] in TEXTS],
+        },
+    )
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:
