@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import activations, pretrained
+from helpers import activations
 from helpers.errors import InputError
+from helpers.pretrained import folders as places
 from helpers.pretrained import hub as files
+from helpers.pretrained import models, releases, saes
 from helpers.pretrained.names import base
 from helpers.pretrained.vocabulary import load_original
 from helpers.text.tokenizer import END_OF_TEXT
@@ -52,7 +54,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(folders):
-    return {k: pretrained.load(str(folders[k])) for k in KINDS}
+    return {k: models.load(str(folders[k])) for k in KINDS}
 
 
 def original(folder, ids):
@@ -113,7 +115,7 @@ def test_token_0_begins_every_tokenizer(kind, folders, loaded):
 
 def test_centring_takes_the_mean_from_the_residual_stream(folders, loaded):
     plain = loaded["gpt2"]
-    centred = pretrained.load(str(folders["gpt2"]),
+    centred = models.load(str(folders["gpt2"]),
                               center_writing_weights=True)  # fmt: skip
     rows = torch.randint(0, plain.vocabulary.size, (2, 12))
     name = "blocks.3.hook_resid_post"
@@ -123,7 +125,7 @@ def test_centring_takes_the_mean_from_the_residual_stream(folders, loaded):
     torch.testing.assert_close(y, x - x.mean(-1, keepdim=True),
                                atol=1e-5, rtol=1e-4)  # fmt: skip
     with pytest.raises(InputError, match="RMS norm"):
-        pretrained.load(str(folders["llama"]), center_writing_weights=True)
+        models.load(str(folders["llama"]), center_writing_weights=True)
 
 
 def test_names_that_mean_the_same():
@@ -135,33 +137,33 @@ def test_names_that_mean_the_same():
 def test_a_model_by_name_is_fetched_once_and_then_needs_no_hub(
     server, monkeypatch
 ):
-    first = pretrained.load("gpt2", context=16)
+    first = models.load("gpt2", context=16)
     assert first.model.cfg.n_ctx == 16
     asked = [path for _, path, _ in server.requests]
     assert any("model.safetensors" in path for path in asked)
     assert not any("pytorch_model.bin" in path for path in asked)
     server.reset()
-    pretrained.load("gpt2")
+    models.load("gpt2")
     assert server.requests == []
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    again = pretrained.load("gpt2")
+    again = models.load("gpt2")
     rows = torch.arange(10)[None]
     with torch.no_grad():
         assert torch.equal(again.model(rows), first.model(rows))
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
-        pretrained.load("distilbert/distilgpt2")
+        models.load("distilbert/distilgpt2")
 
 
 def test_a_gated_model_in_shards(server, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setenv("HF_TOKEN_PATH", "/nowhere")
     with pytest.raises(InputError, match="gemma-2b is gated"):
-        pretrained.load("google/gemma-2b")
+        models.load("google/gemma-2b")
     monkeypatch.setenv("HF_TOKEN", "hf_allowed")
-    found = pretrained.find("google/gemma-2b")
+    found = places.find("google/gemma-2b")
     assert len(list(found.glob("model-*.safetensors"))) > 1
-    assert pretrained.load("google/gemma-2b").model.cfg.n_layers == 5
+    assert models.load("google/gemma-2b").model.cfg.n_layers == 5
 
 
 def expected_codes(release, folder, x):
@@ -204,32 +206,32 @@ def expected_codes(release, folder, x):
 def test_published_saes_and_their_models(
     server, monkeypatch, release, sae_id, model, center, hook_point
 ):
-    found = pretrained.load_sae(release, sae_id)
+    found = saes.load_sae(release, sae_id)
     assert found.hook_point == hook_point
     assert found.center_writing_weights == center
-    place = pretrained.locate(release, sae_id)
+    place = releases.locate(release, sae_id)
     folder = files.snapshot(place.repository) / place.folder
     x = torch.randn(50, checkpoints.WIDTH) + 0.3
     codes = expected_codes(release, folder, x)
     torch.testing.assert_close(found.sae.encode(x), codes,
                                atol=1e-5, rtol=1e-4)  # fmt: skip
     assert (codes > 0).any() and (codes == 0).any()
-    right = pretrained.load(model, center_writing_weights=center)
+    right = models.load(model, center_writing_weights=center)
     found.check(right)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     server.reset()
-    pretrained.load_sae(release, sae_id)
+    saes.load_sae(release, sae_id)
     assert server.requests == []
 
 
 def test_an_sae_meets_only_what_it_was_trained_on(folders, loaded):
-    jb = pretrained.load_sae(JB, "blocks.2.hook_resid_pre")
-    plain = pretrained.load("gpt2")
-    centred = pretrained.load("gpt2", center_writing_weights=True)
+    jb = saes.load_sae(JB, "blocks.2.hook_resid_pre")
+    plain = models.load("gpt2")
+    centred = models.load("gpt2", center_writing_weights=True)
     jb.check(centred, "blocks.2.hook_resid_pre")
     with pytest.raises(InputError, match="center_writing_weights=True, not F"):
         jb.check(plain)
-    v5 = pretrained.load_sae(V5, "blocks.3.hook_resid_post")
+    v5 = saes.load_sae(V5, "blocks.3.hook_resid_post")
     with pytest.raises(InputError, match="center_writing_weights=False, not"):
         v5.check(centred)
     with pytest.raises(InputError, match="trained on blocks.2.*means nothing"):
@@ -255,7 +257,7 @@ def test_an_sae_meets_only_what_it_was_trained_on(folders, loaded):
 )
 def test_a_wrong_name_of_an_sae_is_told(release, sae_id, said):
     with pytest.raises(InputError, match=said):
-        pretrained.load_sae(release, sae_id)
+        saes.load_sae(release, sae_id)
 
 
 def changed(folder, tmp_path, name, content):
@@ -268,27 +270,27 @@ def changed(folder, tmp_path, name, content):
 def test_a_model_that_cannot_be_read_is_told(folders, tmp_path):
     gpt2 = folders["gpt2"]
     with pytest.raises(InputError, match="there is no folder /nowhere"):
-        pretrained.load("/nowhere")
+        models.load("/nowhere")
     with pytest.raises(InputError, match="lacks config.json"):
-        pretrained.load(str(tmp_path))
+        models.load(str(tmp_path))
     config = json.loads((gpt2 / "config.json").read_text())
     config["architectures"] = ["GPT2XLMHeadModel"]
     unknown = changed(gpt2, tmp_path / "a", "config.json",
                       json.dumps(config).encode())  # fmt: skip
     with pytest.raises(InputError, match="nearest.*GPT2LMHeadModel"):
-        pretrained.load(unknown)
+        models.load(unknown)
     weights = (gpt2 / "model.safetensors").read_bytes()
     for number, part in enumerate((weights[:1000], b"x" + weights[1:])):
         broken = changed(gpt2, tmp_path / f"b{number}",
                          "model.safetensors", part)  # fmt: skip
         with pytest.raises(InputError, match="weights .* cannot be read"):
-            pretrained.load(broken)
+            models.load(broken)
     with pytest.raises(InputError, match="rows of 2 to 64 tokens, not 65"):
-        pretrained.load(str(gpt2), context=65)
+        models.load(str(gpt2), context=65)
 
 
 def test_another_models_tokenizer_is_told(folders, tmp_path):
     text = (folders["gemma"] / "tokenizer.json").read_bytes()
     other = changed(folders["gpt2"], tmp_path, "tokenizer.json", text)
     with pytest.raises(InputError, match="another model's tokenizer"):
-        pretrained.load(other)
+        models.load(other)

@@ -13,12 +13,11 @@ from helpers import (
     language_model,
     metrics,
     paths,
-    pretrained,
     text,
 )
 from helpers.errors import InputError
 from helpers.language_model import load_language_model
-from helpers.pretrained import stage
+from helpers.pretrained import stage, vocabulary
 from helpers.train import load_log, load_sae, make_saes
 from tests import checkpoints
 from tests.hub import Hub
@@ -48,7 +47,7 @@ def run(request, root):
     prose.write_text("".join(lines))
     natural = text.make_natural_text(profile, str(prose), megabytes=1)
     model = stage.make_language_model(profile, str(folder), context=32)
-    tokenizer = pretrained.make_tokenizer(profile, str(folder))
+    tokenizer = vocabulary.make_tokenizer(profile, str(folder))
     tokens = text.make_tokens(profile, natural, [], tokenizer, tokens=20_000,
                               context=32, synthetic_share=0)  # fmt: skip
     how = dict(architecture="topk", expansion=2, k=8, batch=256,

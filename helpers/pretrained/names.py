@@ -31,13 +31,15 @@ def base(name: str) -> str:
 
 
 def near(name: str) -> str:
-    """A hint at the known model whose name is nearest: ``; did you mean
-    'x'?``, or nothing."""
-    names = *_table().OFFICIAL_MODEL_NAMES, *OURS
-    known = {known.split("/")[-1].lower(): known for known in names}
+    """A hint at the known model whose name is nearest, one that a profile
+    reads if there is one near: ``; did you mean 'x'?``, or nothing."""
     short = name.split("/")[-1].lower()
-    found = difflib.get_close_matches(short, known, n=1, cutoff=0.6)
-    return f"; did you mean {known[found[0]]!r}?" if found else ""
+    for names in (OURS, _table().OFFICIAL_MODEL_NAMES):
+        known = {known.split("/")[-1].lower(): known for known in names}
+        found = difflib.get_close_matches(short, known, n=1, cutoff=0.6)
+        if found:
+            return f"; did you mean {known[found[0]]!r}?"
+    return ""
 
 
 @functools.cache
