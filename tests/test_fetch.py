@@ -126,7 +126,7 @@ def test_interrupted_or_unanswered_it_says_so(server):
 def test_without_a_network_it_stops_in_time(server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     begun = time.monotonic()
-    run = start("--profile", "gpt2", "--yes")
+    run = start("--profile", "distilgpt2", "--yes")
     said = run.communicate(timeout=30)[0]
     assert time.monotonic() - begun < 10
     assert run.returncode == 2 and said.count("\n") == 1

@@ -11,7 +11,7 @@ from helpers import activations
 from helpers.errors import InputError
 from helpers.pretrained import folders as places
 from helpers.pretrained import hub as files
-from helpers.pretrained import models, releases, saes
+from helpers.pretrained import models, releases, saes, vocabulary
 from helpers.pretrained.names import base
 from helpers.pretrained.vocabulary import load_original
 from helpers.text.tokenizer import END_OF_TEXT
@@ -100,17 +100,36 @@ def test_a_folder_gives_the_numbers_of_transformers(kind, folders, loaded):
 
 @pytest.mark.parametrize("kind", ("gpt2", "llama", "gemma"))
 def test_token_0_begins_every_tokenizer(kind, folders, loaded):
-    vocabulary = loaded[kind].vocabulary
+    known = loaded[kind].vocabulary
     theirs = load_original(folders[kind])
-    ours = vocabulary.tokenizer
-    assert vocabulary.bos == theirs.bos_token_id != 0
+    ours, bos = known.tokenizer, known.bos
+    assert bos == theirs.bos_token_id != 0
     assert ours.token_to_id(END_OF_TEXT) == 0
     plain = SENTENCE.replace("<eos>", "eos").replace(END_OF_TEXT, "")
     ids = theirs.encode(plain, add_special_tokens=False)
-    assert ours.encode(plain).ids == renumber(ids, vocabulary.bos).tolist()
+    assert ours.encode(plain).ids == renumber(ids, bos).tolist()
     assert ours.decode(ours.encode(plain).ids) == plain
-    special = set(renumber(theirs.all_special_ids, vocabulary.bos).tolist())
+    special = set(renumber(theirs.all_special_ids, bos).tolist())
     assert special & set(ours.encode(SENTENCE).ids) <= {0}
+
+
+def test_token_0_of_a_unigram_tokenizer():
+    import tokenizers
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("\u2581", -2.0), ("a", -1.0),
+              ("\u2581a", -1.5)]  # fmt: skip
+    tokenizer = Tokenizer(tokenizers.models.Unigram(pieces, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(["<unk>", "<s>", "<extra>"])
+    theirs = json.loads(tokenizer.to_str())
+    for bos in (1, 5):  # in the list; only added
+        ours = Tokenizer.from_str(json.dumps(
+            vocabulary.renumbered(json.loads(json.dumps(theirs)), bos)))
+        assert ours.token_to_id(END_OF_TEXT) == 0
+        assert ours.token_to_id("<unk>") == bos
+        ids = tokenizer.encode("a aa b", add_special_tokens=False).ids
+        assert ours.encode("a aa b").ids == renumber(ids, bos).tolist()
 
 
 def test_centring_takes_the_mean_from_the_residual_stream(folders, loaded):

@@ -17,6 +17,8 @@ from helpers.errors import InputError
 from helpers.pretrained.folders import TEXTS, absolute, content, find
 from helpers.text.tokenizer import END_OF_TEXT, FILE
 
+UNLIKELY = -1e6  # logarithm of a piece's probability
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -97,29 +99,44 @@ def renumbered(content: dict, bos: int) -> dict:
     It is called <|endoftext|> from then on, is the only special token that
     text can spell, and nothing is added to a text.
     """
-    swap = {0: bos, bos: 0}
-    names = _names(content, bos)
-    model = content["model"]
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {
-            names.get(token, token): swap.get(number, number)
-            for token, number in model["vocab"].items()
-        }
-    else:  # unigram: a list of [token, score] in the order of their numbers
-        pieces = [[names.get(t, t), score] for t, score in model["vocab"]]
-        pieces[0], pieces[bos] = pieces[bos], pieces[0]
-        model["vocab"] = pieces
-        model["unk_id"] = swap.get(model["unk_id"], model["unk_id"])
+    swap, names = {0: bos, bos: 0}, _names(content, bos)
     added = [
         token | {"id": swap.get(token["id"], token["id"]),
                  "content": names.get(token["content"], token["content"])}
         for token in content["added_tokens"]
-        if token["id"] == bos or not token["special"]
     ]  # fmt: skip
-    content["added_tokens"] = sorted(added, key=lambda token: token["id"])
+    kept = [t for t in added if t["id"] == 0 or not t["special"]]
+    model = content["model"]
+    last = max([len(model["vocab"]) - 1, bos, *map(_number, kept)])
+    own = {t["content"]: t["id"] for t in added if t["id"] <= last}
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {
+            names.get(token, token): swap.get(number, number)
+            for token, number in model["vocab"].items()
+        } | own  # in the vocabulary they keep their numbers
+    else:
+        model["vocab"] = _pieces(model["vocab"], bos, names, own)
+        model["unk_id"] = swap.get(model["unk_id"], model["unk_id"])
+    content["added_tokens"] = sorted(kept, key=_number)
     return content | {
         "post_processor": None, "truncation": None, "padding": None,
     }  # fmt: skip
+
+
+def _pieces(listed: list, bos: int, names: dict, own: dict) -> list:
+    """A unigram model's [token, score] in the order of their numbers, those
+    of added tokens so low that text never takes them."""
+    pieces = [[names.get(token, token), score] for token, score in listed]
+    known = {token for token, _ in pieces}
+    extra = sorted((n, token) for token, n in own.items() if token not in known)
+    pieces += [[token, UNLIKELY] for _, token in extra]
+    if pieces[0][0] != END_OF_TEXT:
+        pieces[0], pieces[bos] = pieces[bos], pieces[0]
+    return pieces
+
+
+def _number(token: dict) -> int:
+    return token["id"]
 
 
 def _names(content: dict, bos: int) -> dict[str, str]:
