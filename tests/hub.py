@@ -99,6 +99,8 @@ class Hub:
         )
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        # As on the real one, large files lie on another host.
+        self.elsewhere = self.url.replace("127.0.0.1", "localhost")
         threading.Thread(
             target=self._server.serve_forever, args=(0.02,), daemon=True
         ).start()
@@ -229,7 +231,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif is_lfs(path):
             content = repo.files[path]
             self._send(302, b"", commit | {
-                "Location": f"{self.server_hub.url}/cdn/{name}:{path}",
+                "Location": f"{self.server_hub.elsewhere}/cdn/{name}:{path}",
                 "X-Linked-Etag": f'"{etag(path, content)}"',
                 "X-Linked-Size": str(len(content)),
             })  # fmt: skip

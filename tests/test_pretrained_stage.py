@@ -43,15 +43,15 @@ def run(request, root):
     folder = checkpoints.model_folder(profile, root / profile)
     prose = root / "prose.txt"
     lines = [f"{n}. {checkpoints.TEXT[n % 4]} <eos> {n * n}\n\n"
-             for n in range(400)]  # fmt: skip
+             for n in range(300)]  # fmt: skip
     prose.write_text("".join(lines))
     natural = text.make_natural_text(profile, str(prose), megabytes=1)
     model = stage.make_language_model(profile, str(folder), context=32)
     tokenizer = vocabulary.make_tokenizer(profile, str(folder))
-    tokens = text.make_tokens(profile, natural, [], tokenizer, tokens=20_000,
+    tokens = text.make_tokens(profile, natural, [], tokenizer, tokens=10_000,
                               context=32, synthetic_share=0)  # fmt: skip
     how = dict(architecture="topk", expansion=2, k=8, batch=256,
-               activations=12_000, log_every=10)  # fmt: skip
+               activations=6_000, log_every=5)  # fmt: skip
     wanted = {
         f"layer-{n}": how | {"hook_point": f"blocks.{n}.hook_resid_post"}
         for n in LAYERS
@@ -155,7 +155,8 @@ def test_where_the_chapters_look(run, root):
                                      hook_point=where)  # fmt: skip
     assert language_model.hook_point(made) == where
     with pytest.raises(InputError, match="nearest are"):
-        stage.make_language_model(profile, folder, "D", hook_point="blocks.9")
+        stage.make_language_model(profile, folder, "D", context=32,
+                                  hook_point="blocks.9")  # fmt: skip
 
 
 def test_what_neurons_and_heads_write(run):
@@ -175,10 +176,10 @@ def test_what_neurons_and_heads_write(run):
 
 def test_other_weights_are_another_model(root):
     first = checkpoints.model_folder("gpt2", root / "same", seed=5)
-    made = stage.make_language_model("again", str(first))
+    made = stage.make_language_model("again", str(first), context=32)
     before = artifacts.read_manifest(made)["key"]
     checkpoints.model_folder("gpt2", root / "same", seed=6)
-    made = stage.make_language_model("again", str(first))
+    made = stage.make_language_model("again", str(first), context=32)
     assert artifacts.read_manifest(made)["key"] != before
     config = json.loads((made / "config.json").read_text())
     assert config["vocab_size"] == 300

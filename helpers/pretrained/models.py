@@ -123,7 +123,7 @@ def _network(name: str, folder: Path, control: str, seed: int):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     how = {"dtype": torch.float32, "attn_implementation": "eager"}
-    with torch.random.fork_rng():
+    with _quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             if control == "untrained":
@@ -188,19 +188,25 @@ def _shorten(model, name: str, context: int | None) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Warnings of the libraries that say nothing to a reader, kept back."""
+    """Warnings and progress bars of the libraries, which say nothing to a
+    reader and would stay in a chapter, kept back."""
     import logging
     import warnings
 
-    logger = logging.getLogger()
-    before = logger.level
+    from transformers.utils import logging as bars
+
+    before, logger = bars.is_progress_bar_enabled(), logging.getLogger()
+    level = logger.level
     logger.setLevel(logging.ERROR)
+    bars.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
+        if before:
+            bars.enable_progress_bar()
 
 
 def first_line(error: Exception) -> str:
