@@ -329,15 +329,18 @@ def make_features(
 
     def make(folder: Path) -> None:
         from helpers.language_model.models import load_language_model
+        from helpers.pretrained.vocabulary import check_tokenizer
         from helpers.text.tokenizer import load_tokenizer
 
+        encoder = load_tokenizer(tokenizer)
+        check_tokenizer(model, encoder)
         network = load_language_model(model)
         texts, documents = _documents(corpus, split, labels, most)
         coder = directions or _coder(network, sae, hook_point)
         table = tabulate(
             network,
             coder,
-            load_tokenizer(tokenizer),
+            encoder,
             texts,
             documents,
             threshold=threshold,

@@ -118,6 +118,17 @@ def test_quality_and_features_of_a_pretrained_model(run):
             hook_point="blocks.2.hook_resid_post")  # fmt: skip
 
 
+def test_another_tokenizer_is_refused(run, root):
+    profile, model, tokenizer, _, _ = run
+    other = checkpoints.model_folder(
+        "llama" if profile != "llama" else "gpt2", root / f"other-{profile}")
+    wrong = vocabulary.make_tokenizer(f"{profile}-wrong", str(other))
+    with pytest.raises(InputError, match="tokenizer is not that of"):
+        features.make_features(
+            profile, "neurons", "wrong", model=model, tokenizer=wrong,
+            corpus=paths.natural_text(profile))  # fmt: skip
+
+
 def test_controls_of_a_pretrained_model(run):
     profile, model, _, tokens, _ = run
     streams = text.load_tokens(tokens)

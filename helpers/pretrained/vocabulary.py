@@ -14,7 +14,13 @@ from pathlib import Path
 
 from helpers import artifacts, paths
 from helpers.errors import InputError
-from helpers.pretrained.folders import TEXTS, absolute, content, find
+from helpers.pretrained.folders import (
+    CONFIG,
+    TEXTS,
+    absolute,
+    content,
+    find,
+)
 from helpers.text.tokenizer import END_OF_TEXT, FILE
 
 UNLIKELY = -1e6  # logarithm of a piece's probability
@@ -31,8 +37,25 @@ class Vocabulary:
     @property
     def digest(self) -> str:
         """sha256 of which token has which number."""
-        known = sorted(self.tokenizer.get_vocab().items())
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        return digest(self.tokenizer)
+
+
+def digest(tokenizer) -> str:
+    """sha256 of which token of a ``tokenizers.Tokenizer`` has which number."""
+    known = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def check_tokenizer(model: Path, tokenizer) -> None:
+    """Raise InputError if the artifact of a pretrained model names another
+    tokenizer than this ``tokenizers.Tokenizer``."""
+    config = json.loads((artifacts.require(model) / CONFIG).read_text())
+    if config.get("tokenizer", digest(tokenizer)) != digest(tokenizer):
+        raise InputError(
+            f"the tokenizer is not that of {artifacts.show(model)} "
+            f"({config['pretrained']['name']}); make it with "
+            "vocabulary.make_tokenizer from the same model"
+        )
 
 
 def make_tokenizer(profile: str, source: str) -> Path:
