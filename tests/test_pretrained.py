@@ -12,7 +12,7 @@ from helpers.errors import InputError
 from helpers.pretrained import folders as places
 from helpers.pretrained import hub as files
 from helpers.pretrained import models, releases, saes, vocabulary
-from helpers.pretrained.names import base
+from helpers.pretrained.names import base, official
 from helpers.pretrained.vocabulary import load_original
 from helpers.text.tokenizer import END_OF_TEXT
 from tests import checkpoints
@@ -151,6 +151,9 @@ def test_names_that_mean_the_same():
     for name in ("gpt2", "gpt2-small", "openai-community/gpt2", "/a/gpt2/"):
         assert base(name) == "gpt2"
     assert base("google/gemma-2-2b") != base("google/gemma-2b")
+    assert official("gpt2-small") == official("gpt2") == (
+        "openai-community/gpt2")
+    assert official("me/gpt2") == "me/gpt2"
 
 
 def test_a_model_by_name_is_fetched_once_and_then_needs_no_hub(

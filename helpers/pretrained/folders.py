@@ -8,6 +8,7 @@ from helpers import artifacts
 from helpers.errors import InputError
 from helpers.paths import ROOT
 from helpers.pretrained import hub
+from helpers.pretrained.names import official
 from helpers.progress import track
 
 CONFIG = "config.json"
@@ -26,6 +27,7 @@ def find(name: str) -> Path:
     """The folder of a model's files, downloaded if it is not there yet."""
     if (local := local_folder(name)) is not None:
         return local
+    name = official(name)
     found = hub.snapshot(name)
     if found is not None and is_complete(found):
         return found

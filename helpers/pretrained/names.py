@@ -30,6 +30,19 @@ def base(name: str) -> str:
     return short
 
 
+def official(name: str) -> str:
+    """The name on the hub of a model that a profile reads, whichever of its
+    short names was given; any other name as it is.
+
+    >>> official("gpt2-small"), official("me/gpt2")
+    ('openai-community/gpt2', 'me/gpt2')
+    """
+    if "/" in name:
+        return name
+    known = {base(ours): ours for ours in OURS}
+    return known.get(base(name), name)
+
+
 def near(name: str) -> str:
     """A hint at the known model whose name is nearest, one that a profile
     reads if there is one near: ``; did you mean 'x'?``, or nothing."""
