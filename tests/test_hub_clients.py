@@ -75,8 +75,11 @@ def run(code, server, home, **more):
     return done.stdout.strip().splitlines()
 
 
-def test_transformers_and_saelens_are_served(server, tmp_path):
-    said = json.loads(run(CLIENTS, server, tmp_path)[-1])
+def test_transformers_saelens_and_datasets_are_served(server, tmp_path):
+    lines = run(CLIENTS + STREAMED, server, tmp_path)
+    count, first = lines[-2].split(" ", 1)
+    assert int(count) == 400 and first.startswith("Row 0")
+    said = json.loads(lines[-3])
     assert said.pop("bos") is True
     assert said.pop("shards") == said.pop("moved") == 5
     assert said == {
@@ -84,11 +87,6 @@ def test_transformers_and_saelens_are_served(server, tmp_path):
         "gpt2-small-resid-post-v5-32k": ["blocks.3.hook_resid_post", 128],
         "gemma-scope-2-270m-pt-res-all": ["blocks.3.hook_resid_post", 128],
     }
-
-
-def test_a_data_set_is_streamed(server, tmp_path):
-    count, first = run(STREAMED, server, tmp_path)[0].split(" ", 1)
-    assert int(count) == 400 and first.startswith("Row 0")
 
 
 def test_no_hub_no_stream(server, tmp_path):

@@ -91,10 +91,11 @@ def test_each_layer_gets_an_sae_that_learns(run):
 
 def test_quality_and_features_of_a_pretrained_model(run):
     profile, model, tokenizer, tokens, saes = run
-    path = metrics.make_quality(profile, "layer-3", saes["layer-3"], model,
-                                tokens)  # fmt: skip
-    losses = metrics.load_quality(path).losses()
-    assert np.isfinite(losses.loc["natural text", ["clean", "sae"]]).all()
+    if profile == "gemma":  # the slowest part, once
+        made = metrics.make_quality(profile, "layer-3", saes["layer-3"],
+                                    model, tokens)  # fmt: skip
+        losses = metrics.load_quality(made).losses().loc["natural text"]
+        assert 0 < losses["clean"] < 10 and 0 < losses["sae"] < 10
     corpus = paths.natural_text(profile)
     made = features.make_features(
         profile, "layer-3", "natural", model=model, tokenizer=tokenizer,
