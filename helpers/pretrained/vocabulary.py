@@ -50,7 +50,7 @@ def check_tokenizer(model: Path, tokenizer) -> None:
     """Raise InputError if the artifact of a pretrained model names another
     tokenizer than this ``tokenizers.Tokenizer``."""
     config = json.loads((artifacts.require(model) / CONFIG).read_text())
-    if config.get("tokenizer", digest(tokenizer)) != digest(tokenizer):
+    if "tokenizer" in config and config["tokenizer"] != digest(tokenizer):
         raise InputError(
             f"the tokenizer is not that of {artifacts.show(model)} "
             f"({config['pretrained']['name']}); make it with "
