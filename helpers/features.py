@@ -320,21 +320,10 @@ def make_features(
         raise unknown("split", split, ["held_out", "train", "all"])
     if sae and directions:
         raise InputError("give an SAE or directions, not both")
-    if directions:
-        hook_point = directions.hook_point
-    elif hook_point is None:
-        from helpers.language_model import models
-
-        hook_point = models.hook_point(model)
+    hook_point = _hook_point(model, directions, hook_point)
 
     def make(folder: Path) -> None:
-        from helpers.language_model.models import load_language_model
-        from helpers.pretrained.vocabulary import check_tokenizer
-        from helpers.text.tokenizer import load_tokenizer
-
-        encoder = load_tokenizer(tokenizer)
-        check_tokenizer(model, encoder)
-        network = load_language_model(model)
+        network, encoder = _open(model, tokenizer)
         texts, documents = _documents(corpus, split, labels, most)
         coder = directions or _coder(network, sae, hook_point)
         table = tabulate(
@@ -404,6 +393,27 @@ def _documents(
     if most is not None and most < len(places):
         places = places[np.arange(most) * len(places) // most]
     return frame["text"].iloc[places].tolist(), places
+
+
+def _hook_point(model: Path, directions, given: str | None) -> str:
+    """Where to read: the directions' place, the one that was given, or
+    where the chapters look into the model."""
+    from helpers.language_model import models
+
+    if directions:
+        return directions.hook_point
+    return given or models.hook_point(model)
+
+
+def _open(model: Path, tokenizer: Path) -> tuple:
+    """The language model and its tokenizer (InputError if not its own)."""
+    from helpers.language_model.models import load_language_model
+    from helpers.pretrained.vocabulary import check_tokenizer
+    from helpers.text.tokenizer import load_tokenizer
+
+    encoder = load_tokenizer(tokenizer)
+    check_tokenizer(model, encoder)
+    return load_language_model(model), encoder
 
 
 def _coder(model, sae: Path | None, hook_point: str):
