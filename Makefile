@@ -2,6 +2,8 @@
 PROFILE ?= laptop
 ONLY ?=
 PARAMS ?=
+# 1: fetch without asking
+YES ?=
 PYTHON ?= python3
 PORT ?= 8000
 # 1: take torch from the system (a GPU node's own build), not from the lock
@@ -38,12 +40,12 @@ define CHECK
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup wheelhouse execute publish book serve test lint bench bench-full clean
+.PHONY: help setup wheelhouse fetch execute publish book serve test lint bench bench-full clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  settings: PROFILE=laptop ONLY=05 PARAMS=\"name=value ...\" PORT=8000 PYTHON=python3.12 SYSTEM_TORCH=1 WHEELHOUSE=wheelhouse"
+	@echo "  settings: PROFILE=laptop ONLY=05 PARAMS=\"name=value ...\" PORT=8000 PYTHON=python3.12 SYSTEM_TORCH=1 WHEELHOUSE=wheelhouse YES=1"
 
 setup: $(READY) ## make .venv from requirements.lock (every target does)
 
@@ -60,6 +62,9 @@ $(READY):
 wheelhouse: ## download all that setup installs, for nodes with no internet
 	$(CHECK)
 	@$(WHEELS) make $(LOCKFILE) "$(or $(WHEELHOUSE),wheelhouse)" $(if $(SYSTEM_TORCH),--system-torch)
+
+fetch: $(READY) ## download the models and SAEs of PROFILE (YES=1: do not ask)
+	@$(BIN)/python -m helpers.fetch --profile "$(PROFILE)" $(if $(YES),--yes)
 
 execute: $(READY) ## run every chapter of PROFILE, build its book, compare
 	@$(RUN) run --profile "$(PROFILE)" --only "$(ONLY)" --params "$(PARAMS)"

@@ -235,6 +235,11 @@ def _file_sha(name: str, mtime: int) -> str:
     return _sha(Path(name))
 
 
+def file_hash(file: Path) -> str:
+    """sha256 (hex) of a file; read again only when it has changed."""
+    return _file_sha(str(file), file.stat().st_mtime_ns)
+
+
 def _sha(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -31,7 +31,7 @@ ARRAYS = {
     "values": np.float16,
     "indices": np.int32,
     "indptr": np.int64,
-    "token_ids": np.uint16,
+    "token_ids": None,  # 16 bits, or 32 for a large vocabulary
     "documents": np.int64,
     "offsets": np.int64,
     "char_start": np.int32,
@@ -283,7 +283,7 @@ def tabulate(
         values,
         indices,
         _starts(counts),
-        np.array([i for row in ids for i in row], dtype=np.uint16),
+        _numbers([i for row in ids for i in row]),
         np.asarray(documents, dtype=np.int64),
         _starts([len(row) for row in ids]),
         place[:, 0].astype(np.int32),
@@ -301,7 +301,7 @@ def make_features(
     corpus: Path,
     sae: Path | None = None,
     directions: Directions | None = None,
-    hook_point: str = "blocks.0.mlp.hook_post",
+    hook_point: str | None = None,
     split: str = "held_out",
     labels: Sequence[str] | None = None,
     most: int | None = None,
@@ -309,8 +309,9 @@ def make_features(
 ) -> Path:
     """Make the feature table of an SAE on a corpus (all artifacts).
 
-    Without ``sae`` the features are the neurons at ``hook_point``; with it,
-    ``hook_point`` must be the one it was trained on (InputError if not).
+    Without ``sae`` the features are the neurons at ``hook_point``, by
+    default where the chapters look into the model; with it, ``hook_point``
+    must be the one it was trained on (InputError if not).
     ``directions`` take the place of an SAE; give one of the two at most.
     ``split``: "held_out", "train" or "all", of ``labels`` alone if they are
     given; of longer ones, ``most`` documents evenly spread over the corpus.
@@ -319,18 +320,16 @@ def make_features(
         raise unknown("split", split, ["held_out", "train", "all"])
     if sae and directions:
         raise InputError("give an SAE or directions, not both")
+    hook_point = _hook_point(model, directions, hook_point)
 
     def make(folder: Path) -> None:
-        from helpers.language_model.models import load_language_model
-        from helpers.text.tokenizer import load_tokenizer
-
-        network = load_language_model(model)
+        network, encoder = _open(model, tokenizer)
         texts, documents = _documents(corpus, split, labels, most)
         coder = directions or _coder(network, sae, hook_point)
         table = tabulate(
             network,
             coder,
-            load_tokenizer(tokenizer),
+            encoder,
             texts,
             documents,
             threshold=threshold,
@@ -341,7 +340,7 @@ def make_features(
         paths.feature_table(profile, sae_name, corpus_name),
         make,
         parameters={
-            "hook_point": directions.hook_point if directions else hook_point,
+            "hook_point": hook_point,
             "directions": directions and directions.identity,
             "split": split,
             "labels": labels and list(labels),
@@ -365,7 +364,7 @@ def load_features(path: Path) -> FeatureTable:
 def save(table: FeatureTable, folder: Path) -> None:
     """Write a table: one ``.npy`` an array and ``table.json``."""
     for name, dtype in ARRAYS.items():
-        np.save(folder / f"{name}.npy", getattr(table, name).astype(dtype))
+        np.save(folder / f"{name}.npy", np.asarray(getattr(table, name), dtype))
     meta = {"d_sae": table.d_sae, "threshold": table.threshold}
     (folder / META).write_text(json.dumps(meta, sort_keys=True) + "\n")
 
@@ -394,6 +393,27 @@ def _documents(
     if most is not None and most < len(places):
         places = places[np.arange(most) * len(places) // most]
     return frame["text"].iloc[places].tolist(), places
+
+
+def _hook_point(model: Path, directions, given: str | None) -> str:
+    """Where to read: the directions' place, the one that was given, or
+    where the chapters look into the model."""
+    from helpers.language_model import models
+
+    if directions:
+        return directions.hook_point
+    return given or models.hook_point(model)
+
+
+def _open(model: Path, tokenizer: Path) -> tuple:
+    """The language model and its tokenizer (InputError if not its own)."""
+    from helpers.language_model.models import load_language_model
+    from helpers.pretrained.vocabulary import check_tokenizer
+    from helpers.text.tokenizer import load_tokenizer
+
+    encoder = load_tokenizer(tokenizer)
+    check_tokenizer(model, encoder)
+    return load_language_model(model), encoder
 
 
 def _coder(model, sae: Path | None, hook_point: str):
@@ -431,6 +451,12 @@ def _sparse(codes: "torch.Tensor", threshold: float):
     values = codes[tokens, features].half().cpu().numpy()
     counts = fires.sum(1).cpu().numpy()
     return values, features.int().cpu().numpy(), counts
+
+
+def _numbers(ids: list[int]) -> np.ndarray:
+    """Token numbers in the smallest type that holds them."""
+    large = max(ids, default=0) >= 2**16
+    return np.array(ids, dtype=np.uint32 if large else np.uint16)
 
 
 def _starts(counts) -> np.ndarray:

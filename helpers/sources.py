@@ -15,7 +15,7 @@ from helpers.paths import ROOT
 INFRASTRUCTURE = frozenset(
     f"helpers.{name}"
     for name in ("artifacts", "errors", "execute", "paths", "progress",
-                 "sources")
+                 "sources", "pretrained.hub")
 )
 
 

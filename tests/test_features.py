@@ -118,7 +118,7 @@ def inputs(tmp_path, monkeypatch):
         frame.to_parquet(folder / "documents.parquet")
 
     def empty(folder):
-        (folder / "x").write_text("")
+        (folder / "config.json").write_text("{}")
 
     makers = {"model": empty, "tokenizer": empty, "corpus": corpus}
     return {

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 
-from helpers.errors import unknown
+from helpers.errors import InputError, unknown
 
 # What the short way computes, by the end of a hook point's name.
 SHORT = (
@@ -44,7 +44,12 @@ def width(model, hook_point: str) -> int:
     if hook_point not in known:
         raise unknown("hook point", hook_point, sorted(known))
     rows = torch.zeros((1, 2), dtype=torch.long)
-    return run(model, rows, [hook_point])[hook_point].shape[-1]
+    try:
+        return run(model, rows, [hook_point])[hook_point].shape[-1]
+    except (KeyError, ValueError) as error:  # it is switched off
+        raise InputError(
+            f"nothing can be read at the hook point {hook_point} ({error})"
+        ) from error
 
 
 @torch.no_grad()
@@ -80,14 +85,17 @@ def _run_without(model, rows, hook_points) -> dict[str, torch.Tensor]:
 def _run_with_hooks(model, rows, hook_points) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
 
-    def keep(value, hook):
-        found[hook.name] = value.detach().flatten(2)
+    def keep(name):  # a TransformerBridge's hook may have another name
+        def take(value, hook):
+            found[name] = value.detach().flatten(2)
+
+        return take
 
     model.run_with_hooks(
         rows,
         return_type=None,
         stop_at_layer=_stop(hook_points),
-        fwd_hooks=[(name, keep) for name in hook_points],
+        fwd_hooks=[(name, keep(name)) for name in hook_points],
     )
     return found
 
@@ -95,7 +103,7 @@ def _run_with_hooks(model, rows, hook_points) -> dict[str, torch.Tensor]:
 def _stop(hook_points: Sequence[str]) -> int | None:
     """The first layer that need not run (None: all must)."""
     layers = [name.split(".") for name in hook_points]
-    if any(part[0].startswith("ln_final") for part in layers):
+    if any(part[0] in ("ln_final", "unembed") for part in layers):
         return None
     return max(
         int(part[1]) + 1 if part[0] == "blocks" else 0 for part in layers

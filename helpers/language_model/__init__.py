@@ -17,9 +17,11 @@ from helpers.language_model.evaluation import (
 )
 from helpers.language_model.models import (
     CONTROLS,
+    hook_point,
     load_language_model,
     load_weights,
     make_control,
+    written,
 )
 from helpers.language_model.training import (
     load_learning,
@@ -37,6 +39,7 @@ __all__ = [
     "Architecture",
     "ablation_losses",
     "document_losses",
+    "hook_point",
     "hooked_predictor",
     "initial_weights",
     "load_language_model",
@@ -50,4 +53,5 @@ __all__ = [
     "random_span_losses",
     "table_of_losses",
     "token_losses",
+    "written",
 ]

@@ -20,10 +20,13 @@ Predictor = Callable[[np.ndarray], np.ndarray]
 
 
 def predictor(model) -> Predictor:
-    """The predictor of a ``HookedTransformer`` of this project.
+    """The predictor of a ``HookedTransformer`` of this project, computed in
+    float32 by the fast forward pass, without hooks; of a pretrained model
+    (``TransformerBridge``) by its own."""
+    from transformer_lens import HookedTransformer
 
-    Computed in float32 by the fast forward pass, without hooks.
-    """
+    if not isinstance(model, HookedTransformer):
+        return hooked_predictor(model)
     weights = dict(model.named_parameters())
 
     def predict(rows: np.ndarray) -> np.ndarray:
@@ -99,7 +102,7 @@ def ablation_losses(
     return found
 
 
-def hooked_predictor(model, hook_point: str, value=None) -> Predictor:
+def hooked_predictor(model, hook_point: str = "", value=None) -> Predictor:
     """A predictor through the HookedTransformer itself, the activation at
     ``hook_point`` replaced by ``value`` (broadcast), or left as it is."""
 
@@ -113,7 +116,7 @@ def hooked_predictor(model, hook_point: str, value=None) -> Predictor:
                 tokens.to(model.cfg.device),
                 return_type="loss",
                 loss_per_token=True,
-                fwd_hooks=[(hook_point, replace)],
+                fwd_hooks=[(hook_point, replace)] if hook_point else [],
             )
         return losses.cpu().numpy()
 

@@ -19,18 +19,24 @@ from helpers.language_model.transformer import (
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CONTROLS = ("untrained", "shuffled")
+HOOK_POINT = "blocks.0.mlp.hook_post"  # where the chapters look
 
 
 def load_language_model(path: Path, device: torch.device | None = None):
     """A ``HookedTransformer``: float32, evaluation mode, no gradients.
 
     It is on ``device``, by default the one that ``find_device`` finds, and
-    has no tokenizer: give it token numbers. Raises InputError if the
-    artifact is missing or damaged.
+    has no tokenizer: give it token numbers. Of a pretrained model's artifact
+    it is a ``TransformerBridge``. Raises InputError if the artifact is
+    missing or damaged.
     """
     path = artifacts.require(path)
-    weights, config = load_weights(path), load_config(path)
-    return as_hooked(config["architecture"], weights, device)
+    config = load_config(path)
+    if "pretrained" in config:
+        from helpers.pretrained.models import load
+
+        return load(**config["pretrained"], device=device).model
+    return as_hooked(config["architecture"], load_weights(path), device)
 
 
 def as_hooked(architecture: dict, weights: Weights, device=None):
@@ -83,6 +89,26 @@ def load_config(path: Path) -> dict:
     return json.loads((path / CONFIG).read_text())
 
 
+def hook_point(path: Path) -> str:
+    """The hook point at which the chapters look into a model: the neurons
+    of the first layer, unless a pretrained model's artifact says another."""
+    return load_config(artifacts.require(path)).get("hook_point", HOOK_POINT)
+
+
+def written(model, hook_point: str, rows: torch.Tensor) -> torch.Tensor:
+    """What directions at a hook point write to the residual stream.
+
+    ``rows``: [n, d_in] -> [n, d_model]. Neurons and heads write through
+    their output matrix, everything else is in the residual stream already.
+    """
+    block, _, end = hook_point.removeprefix("blocks.").partition(".")
+    if end == "mlp.hook_post":
+        return rows @ model.W_out[int(block)].to(rows)
+    if end == "attn.hook_z":
+        return rows @ model.W_O[int(block)].flatten(0, 1).to(rows)
+    return rows
+
+
 def make_control(profile: str, name: str, model: Path, seed: int = 0) -> Path:
     """Make a control of a trained model, as ``language_models/NAME``.
 
@@ -96,6 +122,11 @@ def make_control(profile: str, name: str, model: Path, seed: int = 0) -> Path:
 
     def make(folder: Path) -> None:
         config = load_config(model)
+        if "pretrained" in config:
+            made = config["pretrained"] | {"control": name, "seed": seed}
+            described = config | {"pretrained": made}
+            artifacts.write_json(folder / CONFIG, described)
+            return
         shape = Architecture(**config["architecture"])
         if name == "untrained":
             weights = initial_weights(shape, config["seed"])

@@ -137,14 +137,12 @@ def _column(name: str, path: Path, field: str) -> Iterator[str]:
 
 def _read_dataset(source: str, field: str) -> Iterator[Document]:
     """Rows of a data set's train split, streamed."""
-    import datasets
+    from helpers.pretrained import rows
 
     name, _, config = source.removeprefix(DATASET).partition(":")
     try:
-        rows = datasets.load_dataset(
-            name, config or None, split="train", streaming=True
-        )
-        for number, row in enumerate(rows, 1):
+        found = rows.stream(name, config or None)
+        for number, row in enumerate(found, 1):
             text = _value(row, field, name, number)
             place = f"{name}: {number}"
             yield Document(text, "prose", place, place)

@@ -1,8 +1,9 @@
 """Token streams: the mix that a language model is trained on, and tests.
 
-``train.npy`` is one stream of 16-bit tokens: shuffled documents, natural
-and synthetic, each preceded by token 0. ``held_out.npy`` has one row for a
-held-out document, cut to one context; ``held_out.parquet`` says which.
+``train.npy`` is one stream of tokens (of 16 bits, or 32 where a vocabulary
+is larger): shuffled documents, natural and synthetic, each preceded by
+token 0. ``held_out.npy`` has one row for a held-out document, cut to one
+context; ``held_out.parquet`` says which.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from helpers import artifacts, paths
 from helpers.errors import InputError
 from helpers.progress import track
 from helpers.text.documents import read_frame
-from helpers.text.tokenizer import END_OF_TEXT, load_tokenizer
+from helpers.text.tokenizer import END_OF_TEXT, LARGEST, load_tokenizer
 
 BATCH = 1000  # documents encoded at a time
 TRAIN, HELD_OUT, ROWS = "train.npy", "held_out.npy", "held_out.parquet"
@@ -27,8 +28,8 @@ SUMMARY = "summary.json"
 class Tokens:
     """Token streams of one run; see ``load_tokens``."""
 
-    train: np.ndarray  # uint16 [n_tokens], memory-mapped
-    held_out: dict[str, np.ndarray]  # class -> uint16 [n_docs, context]
+    train: np.ndarray  # uint16 or uint32 [n_tokens], memory-mapped
+    held_out: dict[str, np.ndarray]  # class -> the same [n_docs, context]
     lengths: dict[str, np.ndarray]  # class -> int64 [n_docs], token 0 counted
     vocab_size: int
     context: int
@@ -130,6 +131,11 @@ def _frame(path: Path):
     return (frame := read_frame(path)).assign(**{"class": text_classes(frame)})
 
 
+def token_dtype(vocab_size: int) -> type:
+    """The type of token numbers: 16 bits, 32 if the vocabulary needs them."""
+    return np.uint16 if vocab_size <= LARGEST else np.uint32
+
+
 class Mix:
     """Chooses and encodes documents in an order that the seed gives."""
 
@@ -137,6 +143,7 @@ class Mix:
         self.tokenizer, self.seed = tokenizer, seed
         self.start = tokenizer.token_to_id(END_OF_TEXT)
         self.random = np.random.default_rng(seed)
+        self.dtype = token_dtype(tokenizer.get_vocab_size())
 
     def choose(self, frames, tokens: int, share: float) -> list:
         """(class, tokens) of the train documents chosen from each frame."""
@@ -153,7 +160,7 @@ class Mix:
         return taken
 
     def stream(self, taken: list) -> tuple[np.ndarray, dict]:
-        """The chosen documents, shuffled, as one uint16 stream [n_tokens],
+        """The chosen documents, shuffled, as one stream [n_tokens],
         and the count of tokens and documents per class."""
         counts: dict[str, list[int]] = {}
         for name, ids in taken:
@@ -161,7 +168,7 @@ class Mix:
             count[0] += len(ids)
             count[1] += 1
         order = self.random.permutation(len(taken))
-        pieces = [taken[i][1] for i in order] or [np.empty(0, np.uint16)]
+        pieces = [taken[i][1] for i in order] or [np.empty(0, self.dtype)]
         summary = {
             "train_tokens": {k: v[0] for k, v in sorted(counts.items())},
             "train_documents": {k: v[1] for k, v in sorted(counts.items())},
@@ -175,7 +182,7 @@ class Mix:
         chosen = [self._sample(frame, count) for frame in frames]
         rows = pd.concat(chosen, ignore_index=True)
         ids = [piece[:context] for piece in self._encode(list(rows.text))]
-        matrix = np.zeros((len(ids), context), np.uint16)
+        matrix = np.zeros((len(ids), context), self.dtype)
         for row, piece in zip(matrix, ids, strict=True):
             row[: len(piece)] = piece
         rows["row"] = rows.groupby("class").cumcount()
@@ -216,11 +223,11 @@ class Mix:
         return held.sort_values("class", kind="stable")
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Each text as uint16 [1 + n_tokens], token 0 first."""
+        """Each text as numbers [1 + n_tokens], token 0 first."""
         encoded = self.tokenizer.encode_batch_fast(
             texts, add_special_tokens=False
         )
-        return [np.array([self.start, *e.ids], np.uint16) for e in encoded]
+        return [np.array([self.start, *e.ids], self.dtype) for e in encoded]
 
 
 def _natural(train_tokens: dict[str, int]) -> int:
