@@ -87,6 +87,11 @@ def test_l0_has_a_logarithmic_axis():
         assert set(used) == {"log"}
 
 
+def test_no_rare_latents_are_said():
+    none = pd.DataFrame(columns=["where", "group", "cosine"])
+    assert rows(charts.rare_histograms(none))["text"].item().startswith("no ")
+
+
 def test_rare_histograms_by_hand():
     cosines = pd.DataFrame(
         [["enc", "rare", 0.9], ["enc", "rare", 0.1], ["enc", "others", 0.1]],

@@ -125,12 +125,16 @@ def scatter(
     return alt.layer(*layers).properties(width=WIDTH - 40, height=210)
 
 
-def rare_histograms(cosines: pd.DataFrame, bins: int = 40) -> alt.FacetChart:
+def rare_histograms(cosines: pd.DataFrame, bins: int = 40) -> alt.TopLevelMixin:
     """Cosines with the mean rare direction, rare latents against others.
 
     ``cosines``: a row a latent, with where (the panel), group ("rare" or
-    "others") and cosine.
+    "others") and cosine. Without a row, a sentence takes the chart's place.
     """
+    if cosines.empty:
+        said = pd.DataFrame({"text": ["no SAE here has rare latents"]})
+        words = alt.Chart(said).mark_text(color=INK).encode(text="text:N")
+        return words.properties(width=WIDTH - 40, height=60)
     edges = np.linspace(-1, 1, bins + 1)
     frames = []
     for (where, group), part in cosines.groupby(
