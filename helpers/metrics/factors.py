@@ -127,9 +127,11 @@ def load_factors(path: Path) -> pd.DataFrame:
 def _tables(path: Path, saes, documents: int, seed: int, bar) -> dict:
     """The tables of the neurons and of each SAE on the same documents."""
     from helpers.features import load_features
-    from helpers.recovery import align
+    from helpers.recovery import take
 
-    neurons = align({"": load_features(path)}, documents, seed)[""]
+    whole = load_features(path)
+    order = np.random.default_rng(seed).permutation(len(whole.documents))
+    neurons = take(whole, np.sort(order[:documents]))
     tables = {"neurons": neurons}
     for name, sae in saes.items():
         tables[name] = encode_table(neurons, sae)
