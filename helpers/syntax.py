@@ -369,11 +369,12 @@ def read_number(
     scored as well. -> basis, unit (-1: the probe), kind, nouns, auroc with
     low and high (95%, clustered by noun; ``compare.intervals``) and rows.
     """
-    from helpers.recovery import halves
+    from sklearn.model_selection import GroupShuffleSplit
 
     plural = (stimuli["number"] == "plural").to_numpy()
     noun = stimuli["noun"].to_numpy(str)
-    choose, score = halves(noun, seed)
+    halves = GroupShuffleSplit(1, train_size=0.5, random_state=seed)
+    choose, score = next(halves.split(noun, groups=noun))
     readers = {
         name: _best(values, plural, choose) for name, values in bases.items()
     }
