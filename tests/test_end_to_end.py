@@ -228,8 +228,8 @@ def training(specimen, name) -> subprocess.Popen:
     file = root / f"{name}.yaml"
     common = {"activations": 256 * 3000, "batch": 256, "k": 8, "log_every": 10,
               "dead_after": 20_000}  # fmt: skip
-    wanted = {"profile": profile, "common": common, "saes": {name: {}},
-              "checkpoint_every": 0}  # fmt: skip
+    wanted = {"profile": profile, "model": "A", "common": common,
+              "saes": {name: {}}, "checkpoint_every": 0}  # fmt: skip
     file.write_text(yaml.safe_dump(wanted))
     return subprocess.Popen(
         [sys.executable, "-m", "helpers.train", file], cwd=paths.ROOT,
