@@ -226,7 +226,7 @@ def training(specimen, name) -> subprocess.Popen:
     """``python -m helpers.train`` for one SAE, which keeps checkpoints."""
     profile, root = specimen
     file = root / f"{name}.yaml"
-    common = {"activations": 256 * 3000, "batch": 256, "k": 8, "log_every": 10,
+    common = {"activations": 256 * 800, "batch": 256, "k": 8, "log_every": 10,
               "dead_after": 20_000}  # fmt: skip
     wanted = {"profile": profile, "model": "A", "common": common,
               "saes": {name: {}}, "checkpoint_every": 0}  # fmt: skip
