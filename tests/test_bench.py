@@ -384,7 +384,7 @@ def test_harvest_and_training_against_the_slower_alone(results):
 def test_harvest_and_training_of_a_small_model(monkeypatch):
     made = tiny_model(), SimpleNamespace(train=tokens())
     monkeypatch.setattr(data, "load", lambda profile: made)
-    task = tiny("topk", d_in=32)
+    task = tiny("topk", d_in=32, steps=1000)
     rows = end_to_end.rows("any", ours.VERSIONS[1], task)
     assert [row["what"] for row in rows][:2] == list(bench_results.ALONE)
     assert {len(row["seconds"]) for row in rows} == {end_to_end.ROUNDS}
