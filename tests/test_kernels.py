@@ -108,7 +108,7 @@ def chosen(x, w, k, floor=0.0):
     """The codes of the k * batch largest, as BatchTopK chooses them."""
     count = k * len(x)
     found = kernels.candidates(x, w, floor, count, torch.float32)
-    return found.keep(kernels.largest(found.values, count))
+    return kernels.keep(found, kernels.largest(found.values, count))
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])
@@ -136,7 +136,7 @@ def test_candidates_stay_few_and_the_first_of_equal_ones(backend):
     pre = ((x - w.b_dec) @ w.W_enc + w.b_enc).flatten()
     order = pre.sort(descending=True, stable=True)[1][:most].sort()[0]
     assert (pre == pre[order].min()).sum() > 1  # ties at the cut
-    kept = found.keep(kernels.largest(found.values, most))
+    kept = kernels.keep(found, kernels.largest(found.values, most))
     assert torch.equal(kept.tokens() * 90 + kept.indices, order)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from helpers import kernels
-from helpers.kernels import build, memory, native, reference
+from helpers.kernels import build, library, memory, native, reference
+from helpers.kernels.types import ends
 from tests.test_kernels import draw, weights
 
 try:
@@ -51,6 +52,41 @@ def test_of_equal_values_the_first_win(dtype, width, k):
     pre[0] = 0
     pre[1] = -1
     assert torch.equal(native.top_k(pre, k)[1], first(pre, k))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d_in", [5, 32, 300, 583])  # odd ends of vectors
+def test_sums_of_rows_are_matrix_products(dtype, d_in):
+    """Operands in the precision of the products, sums in float32."""
+    tokens, d_sae = 50, 90
+    x, low = draw(tokens, d_in), weights(d_in, d_sae).W_dec.to(dtype)
+    f = draw(tokens, d_sae, seed=7).sub(1).relu()  # 0, 1, ... listed
+    f[:4] = 0
+    codes = library.Codes(
+        ends((f != 0).sum(1)), f.nonzero()[:, 1].int(), f[f != 0]
+    )
+    decoded = library.Decoded(x, [d_sae], dtype)
+    low = kernels.Matrices(low.T, low)
+    slopes = decoded.fill(slice(None), x, x[0].clone(), codes, low)
+    sums = library.Sums(d_sae, d_in)
+    sums.gather(codes, slopes, decoded, x.to(dtype))
+
+    def exact(part):
+        return part.to(dtype).double()
+
+    rise, d_pre = exact(decoded.slope[0]), torch.zeros(f.shape)
+    d_pre[f != 0] = slopes
+    for found, expected in [
+        (decoded.error, exact(f) @ exact(low.W_dec) + x[0] - x),
+        (decoded.slope[0].float() / decoded.scale, decoded.error),
+        (slopes, (rise @ exact(low.W_enc))[f != 0]),
+        (sums.W_dec, exact(f).T @ rise),
+        (sums.W_enc, exact(d_pre).T @ exact(x)),
+    ]:
+        rtol = 5e-3 if expected is decoded.error else 1e-5  # it is rounded
+        torch.testing.assert_close(
+            found.double(), expected.double(), atol=1e-5, rtol=rtol
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

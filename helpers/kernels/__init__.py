@@ -40,6 +40,7 @@ __all__ = [
     "encode_topk",
     "gated_step",
     "jumprelu_step",
+    "keep",
     "largest",
     "nested_step",
     "relu_step",
@@ -69,6 +70,11 @@ def top_k(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 def largest(values: torch.Tensor, count: int) -> torch.Tensor:
     """Which are the ``count`` largest, the first of equal ones: bool."""
     return _of(native.holds(values)).largest(values, count)
+
+
+def keep(codes: Codes, which: torch.Tensor) -> Codes:
+    """Those entries that ``which`` ([entries], bool) marks."""
+    return _of(native.holds(codes.values)).keep(codes, which)
 
 
 def candidates(x, w, floor, most, dtype, low=None) -> Codes:

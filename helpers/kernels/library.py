@@ -72,6 +72,17 @@ def listed(pre, bias, marks, marked) -> Codes:
     return codes
 
 
+def kept(codes: Codes, which: torch.Tensor, count: int) -> Codes:
+    """Those ``count`` entries that ``which`` ([entries], bool) marks."""
+    found = Codes(
+        torch.empty_like(codes.offsets),
+        empty(count, dtype=torch.int32),
+        empty(count),
+    )
+    call("keep", *codes, which, len(codes.offsets) - 1, *found)
+    return found
+
+
 class Decoded:
     """Room for what decoding a batch leaves, whole or slice by slice.
 

@@ -39,6 +39,16 @@ inline void write(bf16* place, float value) {
   place->bits = uint16_t(value != value ? 0x7fc0 : nearest);
 }
 
+#ifdef __AVX512BW__
+// Sixteen numbers.
+inline __m512 read16(const float* place) { return _mm512_loadu_ps(place); }
+inline __m512 read16(const bf16* place) {
+  const __m256i bits = _mm256_loadu_si256((const __m256i*)place);
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+#endif
+
 // ---- Selection ---------------------------------------------------------
 // Values are compared by keys: integers in the same order. NaN is the
 // largest, so that it is never lost; the smallest integer stands for none.
@@ -116,11 +126,43 @@ inline T sum(T value, float bias) {
   return found;
 }
 
+// The keys of products plus biases, from column i on.
+template <class T>
+void read_keys_from(long i, const T* row, const float* bias, long width,
+                    Key<T>* keys) {
+#pragma omp simd
+  for (long j = i; j < width; ++j) keys[j] = key(sum(row[j], bias[j]));
+}
+
+inline void read_keys_of(const float* row, const float* bias, long width,
+                         int32_t* keys) {
+  read_keys_from(0, row, bias, width, keys);
+}
+
+inline void read_keys_of(const bf16* row, const float* bias, long width,
+                         int16_t* keys) {
+  long i = 0;
+#ifdef __AVX512BF16__
+  const __m512i size = _mm512_set1_epi16(0x7fff);
+  const __m512i infinite = _mm512_set1_epi16(0x7f80);
+  for (; i + LANES <= width; i += LANES) {
+    const __m512 low = read16(row + i) + read16(bias + i);
+    const __m512 high = read16(row + i + 16) + read16(bias + i + 16);
+    const __m512i bits = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    const __m512i sign = _mm512_srli_epi16(_mm512_srai_epi16(bits, 15), 1);
+    const __mmask32 is_nan =
+        _mm512_cmpgt_epi16_mask(_mm512_and_si512(bits, size), infinite);
+    _mm512_storeu_si512(keys + i, _mm512_mask_mov_epi16(
+        _mm512_xor_si512(bits, sign), is_nan, size));
+  }
+#endif
+  read_keys_from(i, row, bias, width, keys);
+}
+
 // The keys of a row of products plus biases, filled up to whole blocks.
 template <class T>
 void read_keys(const T* row, const float* bias, long width, Key<T>* keys) {
-#pragma omp simd
-  for (long i = 0; i < width; ++i) keys[i] = key(sum(row[i], bias[i]));
+  read_keys_of(row, bias, width, keys);
   std::fill(keys + width, keys + blocks_of(width) * LANES, NONE<Key<T>>);
 }
 
@@ -207,33 +249,54 @@ inline bool near(float value, float threshold, float half) {
   return std::fabs(value - threshold) < half;
 }
 
-// Marks the codes of each row, products plus biases, that are active or
-// nearer than `half` to their threshold (one bit each); counts both kinds.
+// Of one block of codes, products plus biases, from column j on: one bit for
+// each that is active, and for each that is nearer than `half`.
+struct Kinds {
+  uint32_t active, near;
+};
+template <class T>
+inline Kinds kinds(const T* row, const float* bias, const float* threshold,
+                   float half, long j, long width) {
+  Kinds found = {0, 0};
+#ifdef __AVX512BW__
+  for (long i = 0; i < LANES && j + LANES <= width; i += 16) {
+    const __m512 bound = read16(threshold + j + i);
+    const __m512 value = read16(row + j + i) + read16(bias + j + i);
+    const __m512 apart = _mm512_abs_ps(value - bound);
+    const uint32_t over = _mm512_cmp_ps_mask(value, bound, _CMP_NLE_UQ);
+    const uint32_t close =
+        _mm512_cmp_ps_mask(apart, _mm512_set1_ps(half), _CMP_LT_OQ);
+    found.active |= over << i, found.near |= close << i;
+  }
+  if (j + LANES <= width) return found;
+#endif
+  for (long i = 0; i < std::min(LANES, width - j); ++i) {
+    const float value = read(row[j + i]) + bias[j + i];
+    found.active |= uint32_t(active(value, threshold[j + i])) << i;
+    found.near |= uint32_t(near(value, threshold[j + i], half)) << i;
+  }
+  return found;
+}
+
+// Marks the codes of each row that are active or near (one bit each); counts
+// those marked and those active.
 template <class T>
 void mark(const T* pre, const float* bias, const float* threshold,
           float half, long rows, long width, uint32_t* marks,
           int64_t* marked, int64_t* found, long threads) {
   const long blocks = blocks_of(width);
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<int16_t> kind(blocks * LANES);  // 2: active, 1: near
-#pragma omp for schedule(static)
-    for (long r = 0; r < rows; ++r) {
-      const T* row = pre + r * width;
-#pragma omp simd
-      for (long j = 0; j < width; ++j) {
-        const float value = read(row[j]) + bias[j];
-        kind[j] = int16_t(2 * active(value, threshold[j]) |
-                          near(value, threshold[j], half));
-      }
-      marked[r] = found[r] = 0;
-      for (long b = 0; b < blocks; ++b) {
-        const int16_t* block = kind.data() + b * LANES;
-        marks[r * blocks + b] = at_least(block, int16_t(1));
-        marked[r] += __builtin_popcount(marks[r * blocks + b]);
-        found[r] += __builtin_popcount(at_least(block, int16_t(2)));
-      }
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long r = 0; r < rows; ++r) {
+    long both = 0, active = 0;
+    for (long b = 0; b < blocks; ++b) {
+      const Kinds found_here =
+          kinds(pre + r * width, bias, threshold, half, b * LANES, width);
+      const uint32_t mask = found_here.active | found_here.near;
+      marks[r * blocks + b] = mask;
+      both += __builtin_popcount(mask);
+      active += __builtin_popcount(found_here.active);
     }
+    marked[r] = both, found[r] = active;
   }
 }
 
@@ -245,13 +308,13 @@ void list_marked(const T* pre, const float* bias, const uint32_t* marks,
   const long blocks = blocks_of(width);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (long r = 0; r < rows; ++r) {
-    long place = offsets[r];
+    const T* row = pre + r * width;
+    int32_t* place = indices + offsets[r];
     for (long b = 0; b < blocks; ++b)
-      for (uint32_t m = marks[r * blocks + b]; m; m &= m - 1) {
-        const long j = b * LANES + __builtin_ctz(m);
-        indices[place] = int32_t(j);
-        values[place++] = read(pre[r * width + j]) + bias[j];
-      }
+      for (uint32_t m = marks[r * blocks + b]; m; m &= m - 1)
+        *place++ = int32_t(b * LANES + __builtin_ctz(m));
+    for (long i = offsets[r]; i < offsets[r + 1]; ++i)
+      values[i] = read(row[indices[i]]) + bias[indices[i]];
   }
 }
 
@@ -268,6 +331,28 @@ void mark_largest(const float* values, long n, long most, uint8_t* largest,
     largest[i] = keys[i] > last || (keys[i] == last && ties-- > 0);
 }
 
+// Of listed codes those that `which` marks, each row from where new_offsets
+// (filled in) says.
+void keep(const int64_t* offsets, const int32_t* indices, const float* values,
+          const uint8_t* which, long rows, int64_t* new_offsets,
+          int32_t* new_indices, float* new_values, long threads) {
+  new_offsets[0] = 0;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long r = 0; r < rows; ++r)
+    new_offsets[r + 1] =
+        std::count(which + offsets[r], which + offsets[r + 1], 1);
+  std::partial_sum(new_offsets, new_offsets + rows + 1, new_offsets);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long r = 0; r < rows; ++r) {
+    long place = new_offsets[r];
+    for (long i = offsets[r]; i < offsets[r + 1]; ++i)
+      if (which[i]) {
+        new_indices[place] = indices[i];
+        new_values[place++] = values[i];
+      }
+  }
+}
+
 // ---- Sparse decoder and its gradients ----------------------------------
 
 // Ask for a row before it is needed: rows lie anywhere in the table.
@@ -276,6 +361,15 @@ inline void fetch(const T* row, long width) {
   const char* place = reinterpret_cast<const char*>(row);
   for (long i = 0; i < width * long(sizeof(T)); i += 64)
     __builtin_prefetch(place + i);
+}
+
+// A weight in the precision of the rows that it multiplies, as the operands
+// of a matrix product are.
+template <class T>
+inline float rounded(float weight) {
+  T found;
+  write(&found, weight);
+  return read(found);
 }
 
 // sum += the weighted rows; four at a time spare reads of the sum.
@@ -288,8 +382,9 @@ void add_rows(float* sum, const T* table, long width, const int32_t* rows,
     const T *c = table + rows[i + 2] * width, *d = table + rows[i + 3] * width;
     for (long next = i + 4; next < std::min(i + 8, n); ++next)
       fetch(table + rows[next] * width, width);
-    const float va = weights[i], vb = weights[i + 1];
-    const float vc = weights[i + 2], vd = weights[i + 3];
+    const float va = rounded<T>(weights[i]), vb = rounded<T>(weights[i + 1]);
+    const float vc = rounded<T>(weights[i + 2]);
+    const float vd = rounded<T>(weights[i + 3]);
 #pragma omp simd
     for (long j = 0; j < width; ++j)
       sum[j] += (va * read(a[j]) + vb * read(b[j])) +
@@ -297,7 +392,7 @@ void add_rows(float* sum, const T* table, long width, const int32_t* rows,
   }
   for (; i < n; ++i) {
     const T* a = table + rows[i] * width;
-    const float va = weights[i];
+    const float va = rounded<T>(weights[i]);
 #pragma omp simd
     for (long j = 0; j < width; ++j) sum[j] += va * read(a[j]);
   }
@@ -305,7 +400,7 @@ void add_rows(float* sum, const T* table, long width, const int32_t* rows,
 
 // out[i] = <vector, row i>.
 template <class T>
-void dot_rows(const float* vector, const T* table, long width,
+void dot_rows(const T* vector, const T* table, long width,
               const int32_t* rows, long n, float* out) {
   long i = 0;
   for (; i + 4 <= n; i += 4) {
@@ -314,10 +409,10 @@ void dot_rows(const float* vector, const T* table, long width,
     float sa = 0, sb = 0, sc = 0, sd = 0;
 #pragma omp simd reduction(+ : sa, sb, sc, sd)
     for (long j = 0; j < width; ++j) {
-      sa += vector[j] * read(a[j]);
-      sb += vector[j] * read(b[j]);
-      sc += vector[j] * read(c[j]);
-      sd += vector[j] * read(d[j]);
+      sa += read(vector[j]) * read(a[j]);
+      sb += read(vector[j]) * read(b[j]);
+      sc += read(vector[j]) * read(c[j]);
+      sd += read(vector[j]) * read(d[j]);
     }
     out[i] = sa, out[i + 1] = sb, out[i + 2] = sc, out[i + 3] = sd;
   }
@@ -325,10 +420,101 @@ void dot_rows(const float* vector, const T* table, long width,
     const T* a = table + rows[i] * width;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (long j = 0; j < width; ++j) sum += vector[j] * read(a[j]);
+    for (long j = 0; j < width; ++j) sum += read(vector[j]) * read(a[j]);
     out[i] = sum;
   }
 }
+
+#ifdef __AVX512BF16__
+// The same for bf16, two rows or columns an instruction, summed in float32.
+constexpr long PAIRS = 32;    // columns that one vector of bf16 holds
+constexpr long STRIPE = 256;  // columns whose sums stay in registers
+
+inline __m512i load(const bf16* place) { return _mm512_loadu_si512(place); }
+inline __m512 dot(__m512 sum, __m512i a, __m512i b) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+// The bits of two weights, as often as a vector holds them.
+inline __m512i both(float first, float second) {
+  bf16 pair[2];
+  write(pair, first), write(pair + 1, second);
+  return _mm512_set1_epi32(int(pair[0].bits | uint32_t(pair[1].bits) << 16));
+}
+
+// sum[0, VECTORS * 32) += the weighted rows, from this column of theirs on.
+template <int VECTORS>
+void add_stripe(float* sum, const bf16* table, long width,
+                const int32_t* rows, const float* weights, long n) {
+  __m512 low[VECTORS], high[VECTORS];  // columns 0-3 and 4-7 of each eight
+  for (int v = 0; v < VECTORS; ++v) low[v] = high[v] = _mm512_setzero_ps();
+  for (long i = 0; i < n; i += 2) {
+    const bool two = i + 1 < n;
+    const bf16* a = table + rows[i] * width;
+    const bf16* b = two ? table + rows[i + 1] * width : nullptr;
+    for (long next = i + 4; next < std::min(i + 6, n); ++next)
+      fetch(table + rows[next] * width, VECTORS * PAIRS);
+    const __m512i weight = both(weights[i], two ? weights[i + 1] : 0);
+    for (int v = 0; v < VECTORS; ++v) {
+      const __m512i first = load(a + v * PAIRS);
+      const __m512i second =
+          two ? load(b + v * PAIRS) : _mm512_setzero_si512();
+      low[v] = dot(low[v], _mm512_unpacklo_epi16(first, second), weight);
+      high[v] = dot(high[v], _mm512_unpackhi_epi16(first, second), weight);
+    }
+  }
+  const __m512i front = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5,
+                                          6, 7, 20, 21, 22, 23);
+  const __m512i back = _mm512_add_epi32(front, _mm512_set1_epi32(8));
+  for (int v = 0; v < VECTORS; ++v) {
+    float* place = sum + v * PAIRS;
+    for (int half = 0; half < 2; ++half, place += 16) {
+      const __m512 part =
+          _mm512_permutex2var_ps(low[v], half ? back : front, high[v]);
+      _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), part));
+    }
+  }
+}
+
+void add_rows(float* sum, const bf16* table, long width, const int32_t* rows,
+              const float* weights, long n) {
+  long from = 0;
+  for (; from + STRIPE <= width; from += STRIPE)
+    add_stripe<STRIPE / PAIRS>(sum + from, table + from, width, rows,
+                               weights, n);
+  for (; from + PAIRS <= width; from += PAIRS)
+    add_stripe<1>(sum + from, table + from, width, rows, weights, n);
+  for (long i = 0; i < n && from < width; ++i)
+    for (long j = from; j < width; ++j)
+      sum[j] += rounded<bf16>(weights[i]) * read(table[rows[i] * width + j]);
+}
+
+void dot_rows(const bf16* vector, const bf16* table, long width,
+              const int32_t* rows, long n, float* out) {
+  const long whole = width / (2 * PAIRS) * 2 * PAIRS;
+  for (long i = 0; i < n; i += 4) {
+    const bf16* row[4];
+    __m512 even[4], odd[4];  // two sums: one would wait for itself
+    for (int r = 0; r < 4; ++r) {
+      row[r] = table + rows[std::min(i + r, n - 1)] * width;
+      even[r] = odd[r] = _mm512_setzero_ps();
+    }
+    for (long j = 0; j < whole; j += 2 * PAIRS) {
+      const __m512i first = load(vector + j), second = load(vector + j + PAIRS);
+      for (int r = 0; r < 4; ++r) {
+        even[r] = dot(even[r], first, load(row[r] + j));
+        odd[r] = dot(odd[r], second, load(row[r] + j + PAIRS));
+      }
+    }
+    for (int r = 0; r < 4 && i + r < n; ++r) {
+      float sum = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
+      for (long j = whole; j < width; ++j)
+        sum += read(vector[j]) * read(row[r][j]);
+      out[i + r] = sum;
+    }
+  }
+}
+#endif
 
 // For each token and each level l of a nested dictionary (latents below
 // ends[l]): error_l = sum value * W_dec[index] + b_dec - x; how steeply the
@@ -343,7 +529,7 @@ void decode(const int64_t* offsets, const int32_t* indices,
             float* d_values, long threads) {
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> errors(levels * d_in), scaled(d_in);
+    std::vector<float> errors(levels * d_in);
     std::vector<int64_t> starts(levels + 1);
 #pragma omp for schedule(static)
     for (long t = 0; t < tokens; ++t) {
@@ -359,18 +545,18 @@ void decode(const int64_t* offsets, const int32_t* indices,
                  end - starts[l]);
         starts[l + 1] = end;
       }
-      float* sum = total + t * d_in;
       std::copy(last, last + d_in, error + t * d_in);
-      std::fill(sum, sum + d_in, 0.0f);
       for (long l = levels - 1; l >= 0; --l) {
-        for (long j = 0; j < d_in; ++j) {
-          sum[j] += errors[l * d_in + j];
-          scaled[j] = sum[j] * scale;
-          write(slope + (l * tokens + t) * d_in + j, scaled[j]);
-        }
-        dot_rows(scaled.data(), W_dec, d_in, indices + starts[l],
+        float* sum = errors.data() + l * d_in;
+        if (l + 1 < levels)
+          for (long j = 0; j < d_in; ++j) sum[j] += sum[d_in + j];
+        T* rise = slope + (l * tokens + t) * d_in;
+        for (long j = 0; j < d_in; ++j) write(rise + j, sum[j] * scale);
+        dot_rows(rise, W_dec, d_in, indices + starts[l],
                  starts[l + 1] - starts[l], d_values + starts[l]);
       }
+      if (levels > 1)
+        std::copy(errors.data(), errors.data() + d_in, total + t * d_in);
     }
   }
 }
@@ -428,24 +614,29 @@ void gather(const int64_t* starts, const int32_t* by_token,
             const T* centred, const int64_t* ends, long levels, long tokens,
             long d_sae, long d_in, long add, float* d_enc, float* d_dec,
             float* d_pre, float* firings, long threads) {
+  const auto each = [=](auto&& add_up) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
-  for (long latent = 0; latent < d_sae; ++latent) {
-    const long from = starts[latent], n = starts[latent + 1] - from;
+    for (long latent = 0; latent < d_sae; ++latent)
+      add_up(latent, starts[latent], starts[latent + 1] - starts[latent]);
+  };
+  // One table after the other: more of one stays in the cache.
+  each([=](long latent, long from, long n) {
     const long level = std::upper_bound(ends, ends + levels, latent) - ends;
-    float *dec = d_dec + latent * d_in, *enc = d_enc + latent * d_in;
-    if (!add) {
-      std::fill(dec, dec + d_in, 0.0f);
-      std::fill(enc, enc + d_in, 0.0f);
-      d_pre[latent] = firings[latent] = 0;
-    }
-    add_rows(dec, slope + level * tokens * d_in, d_in, by_token + from,
+    float* row = d_dec + latent * d_in;
+    if (!add) std::fill(row, row + d_in, 0.0f);
+    add_rows(row, slope + level * tokens * d_in, d_in, by_token + from,
              by_value + from, n);
-    add_rows(enc, centred, d_in, by_token + from, by_gradient + from, n);
+  });
+  each([=](long latent, long from, long n) {
+    float* row = d_enc + latent * d_in;
+    if (!add) std::fill(row, row + d_in, 0.0f);
+    if (!add) d_pre[latent] = firings[latent] = 0;
+    add_rows(row, centred, d_in, by_token + from, by_gradient + from, n);
     for (long i = from; i < from + n; ++i) {
       d_pre[latent] += by_gradient[i];
       firings[latent] += by_value[i] != 0;
     }
-  }
+  });
 }
 
 // ---- Vectors -----------------------------------------------------------
@@ -653,6 +844,7 @@ BOTH(jump_back)
 BOTH(gate)
 BOTH(gate_back)
 ONE(mark_largest)
+ONE(keep)
 ONE(transpose)
 ONE(weigh_rows)
 ONE(adam_rows)

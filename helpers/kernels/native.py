@@ -25,6 +25,7 @@ __all__ = [
     "encode_topk",
     "gated_step",
     "jumprelu_step",
+    "keep",
     "largest",
     "load",
     "nested_step",
@@ -69,6 +70,11 @@ def largest(values: torch.Tensor, count: int) -> torch.Tensor:
     if count < len(values):
         library.call("mark_largest", values, len(values), count, found)
     return found
+
+
+def keep(codes: Codes, which: torch.Tensor) -> Codes:
+    """As the reference."""
+    return library.kept(codes, which, int(which.sum()))
 
 
 def candidates(

@@ -32,6 +32,7 @@ __all__ = [
     "encode_topk",
     "gated_step",
     "jumprelu_step",
+    "keep",
     "largest",
     "nested_step",
     "relu_step",
@@ -79,6 +80,14 @@ def largest(values: torch.Tensor, count: int) -> torch.Tensor:
     return over
 
 
+def keep(codes: Codes, which: torch.Tensor) -> Codes:
+    """Those entries that ``which`` ([entries], bool) marks."""
+    before, places = ends(which), which.nonzero().squeeze(1)
+    return Codes(
+        before[codes.offsets], codes.indices[places], codes.values[places]
+    )
+
+
 def candidates(
     x: torch.Tensor,
     w: Weights,
@@ -109,7 +118,7 @@ def prune(parts: list[Codes], floor: float, most: int, largest):
     if sum(len(part.values) for part in parts) <= 2 * most:
         return parts, floor
     joined = Codes.join(parts)
-    kept = joined.keep(largest(joined.values, most))
+    kept = keep(joined, largest(joined.values, most))
     return [kept], float(kept.values.min())
 
 

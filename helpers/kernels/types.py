@@ -80,14 +80,6 @@ class Codes(NamedTuple):
         rows = torch.arange(len(counts), device=counts.device)
         return rows.repeat_interleave(counts)
 
-    def keep(self, which: torch.Tensor) -> "Codes":
-        """Those entries that ``which`` ([entries], bool) marks."""
-        before = ends(which)
-        places = which.nonzero().squeeze(1)
-        return Codes(
-            before[self.offsets], self.indices[places], self.values[places]
-        )
-
     @classmethod
     def join(cls, parts: list["Codes"]) -> "Codes":
         """The codes of successive parts of a batch, as those of one."""

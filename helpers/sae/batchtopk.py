@@ -111,11 +111,11 @@ class BatchTopKSAE(SAE):
             if len(values) >= count:
                 break
         kept = kernels.largest(values, count)
-        if kept.any():
-            smallest = values[kept].min().double()
+        if len(values):
+            smallest = values.where(kept, torch.inf).min().double()
             self._follow(smallest)
             self._floor = MARGIN * float(smallest)
-        return found.keep(kept[mine])
+        return kernels.keep(found, kept[mine])
 
     def _follow(self, smallest: torch.Tensor) -> None:
         """One more step of the running mean and of its weights' sum."""
