@@ -148,7 +148,12 @@ def test_bos_is_not_replaced():
 def token_set():
     held_out = {"prose": documents(5, 1), "formats/DNA": documents(4, 2)}
     random = np.random.default_rng(3)
+    rows = [("prose", i, "natural", i // 2) for i in range(5)]
+    rows += [("formats/DNA", i, "formats", i) for i in range(4)]
     return types.SimpleNamespace(
+        documents=pd.DataFrame(
+            rows[::-1], columns=["class", "row", "corpus", "group"]
+        ),
         train=random.integers(1, 30, 300).astype(np.uint16),
         held_out={name: rows for name, (rows, _) in held_out.items()},
         lengths={name: lengths for name, (_, lengths) in held_out.items()},
@@ -164,6 +169,9 @@ def test_evaluate_does_not_depend_on_the_batching():
     )
     pd.testing.assert_frame_equal(one, many, rtol=1e-4, atol=1e-6)
     assert one["text_class"].tolist() == ["prose"] * 5 + ["formats/DNA"] * 4
+    sets = [f"natural/{n}" for n in (0, 0, 1, 1, 2)]
+    sets += [f"formats/{n}" for n in range(4)]
+    assert one["group"].tolist() == sets
     for name, codes in codes_one.items():
         assert codes.tokens == (token_set().lengths[name] - 1).sum()
         assert codes.explained_variance == pytest.approx(1)

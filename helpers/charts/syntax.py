@@ -77,7 +77,7 @@ def by_nouns(frame: pd.DataFrame, value: str, who: str, title: str):
         y2="high:Q",
     )
     lines = base.mark_line(strokeWidth=1.5).encode(
-        y=f"{value}:Q", strokeDash=_dash(who, names)
+        y=f"{value}:Q", strokeDash=_dash(who, names).legend(None)
     )
     marks = base.mark_point(size=45, opacity=1).encode(
         y=f"{value}:Q",
