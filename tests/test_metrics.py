@@ -14,8 +14,8 @@ from tests.test_activations import HOOKS, tiny_model
 
 CODER = Neurons(32, HOOKS[0])
 COLUMNS = [
-    "text_class", "document", *metrics.RUNS, *metrics.DIVERGENCES, "tokens",
-    "uniform",
+    "text_class", "document", "group", *metrics.RUNS, *metrics.DIVERGENCES,
+    "tokens", "uniform",
 ]  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def test_codes_are_those_of_the_activations():
 def test_baseline_and_evaluation_have_the_same_rows():
     known = metrics.baseline(tiny_model(), HOOKS[0], token_set())
     found, _ = metrics.evaluate(tiny_model(), CODER, token_set())
-    same = ["text_class", "document", "tokens"]
+    same = ["text_class", "document", "group", "tokens"]
     pd.testing.assert_frame_equal(known[same], found[same])
     # CODER is the identity
     np.testing.assert_allclose(found["sae"], known["clean"], rtol=1e-4)
@@ -215,9 +215,9 @@ def test_mean_activation():
 def losses_frame():
     return pd.DataFrame(
         [
-            ["prose", 0, 10.0, 11.0, 20.0, 15.0, 1.0, 5.0, 3.0, 5, 50.0],
-            ["prose", 1, 20.0, 21.0, 40.0, 25.0, 2.0, 5.0, 3.0, 5, 50.0],
-            ["formats/DNA", 0, 8.0, 8.1, 8.2, 8.0, 0.1, 0.4, 0.1, 4, 40.0],
+            ["prose", 0, "n/0", 10.0, 11.0, 20.0, 15.0, 1.0, 5.0, 3.0, 5, 50.0],
+            ["prose", 1, "n/1", 20.0, 21.0, 40.0, 25.0, 2.0, 5.0, 3.0, 5, 50.0],
+            ["formats/DNA", 0, "f/0", 8.0, 8.1, 8.2, 8.0, 0.1, 0.4, 0.1, 4, 40],
         ],
         columns=COLUMNS,
     )

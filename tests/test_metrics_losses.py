@@ -182,7 +182,7 @@ def test_intervals_cover_at_their_level(method):
     assert low <= held <= high
 
 
-def matched(random, sets=200, each=4):
+def matched(random, sets=120, each=4):
     """Documents of which sets share most of how much is lost: a tenth."""
     tokens = random.integers(5, 60, sets * each)
     lost = np.repeat(random.beta(2, 18, sets), each)
@@ -191,19 +191,19 @@ def matched(random, sets=200, each=4):
 
 
 def test_only_clustered_intervals_cover_where_sets_are_alike():
-    """300 intervals of documents that come in sets of four, two ways."""
+    """200 intervals of documents that come in sets of four, two ways."""
     random = np.random.default_rng(1)
     held = {"sets": 0, "documents": 0}
-    for seed in range(300):
+    for seed in range(200):
         frame, groups = matched(random)
         for name, of in (("sets", groups), ("documents", None)):
             found = metrics.bootstrap(
-                frame, score, groups=of, level=0.9, resamples=300, seed=seed
+                frame, score, groups=of, level=0.9, resamples=200, seed=seed
             )
             held[name] += found.low <= 0.9 <= found.high
-    low, high = scipy.stats.binom.interval(0.99, 300, 0.9)
+    low, high = scipy.stats.binom.interval(0.99, 200, 0.9)
     assert low <= held["sets"] <= high
-    assert held["documents"] < 0.75 * 300
+    assert held["documents"] < 0.75 * 200
 
 
 def test_sets_of_one_document_change_nothing():

@@ -35,7 +35,7 @@ def test_models_that_differ_in_what_they_read_alone(tmp_path):
 
 
 def test_a_pretrained_model_has_its_control_alone(tmp_path):
-    whole = made(tmp_path, "A", name="org/model", context=8)
+    whole = made(tmp_path, "A", center=False, context=8)
     short = made(tmp_path, "short", train_tokens=300)
     blank = made(tmp_path, "untrained", control="untrained", seed=0)
     assert metrics.shorter(whole, [0.1]) == {}

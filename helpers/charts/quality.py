@@ -114,10 +114,10 @@ def scatter(
         dashed = level.mark_rule(strokeDash=[5, 4])
         layers.append(dashed.encode(_axis(alt.Y, y)))
     if "series" in table:
-        line = base.mark_line(opacity=0.5, strokeWidth=1.5)
+        line = base.mark_line(opacity=0.75, strokeWidth=1.5)
         layers.append(line.encode(detail="series:N"))
     if bounds:
-        ends = base.mark_rule(opacity=0.6)
+        ends = base.mark_rule(opacity=0.8)
         layers.append(ends.encode(_axis(alt.Y, bounds[0], y), y2=bounds[1]))
     layers.append(base.mark_point(size=60, filled=True, opacity=1))
     if "size" in table:
@@ -143,11 +143,11 @@ def by_length(table: pd.DataFrame, titles: dict[str, str]) -> alt.VConcatChart:
             color=alt.Color("units:N", title=None, scale=alt.Scale(
                 domain=names, range=COLOURS[:2])),
         )
-        ends = base.mark_rule(opacity=0.6, strokeWidth=2).encode(
+        ends = base.mark_rule(opacity=0.8, strokeWidth=2).encode(
             y=alt.Y("low:Q", title=title, scale=alt.Scale(zero=False)),
             y2="high:Q",
         )
-        line = base.mark_line(opacity=0.5, strokeWidth=1.5).encode(y="value:Q")
+        line = base.mark_line(opacity=0.75, strokeWidth=1.5).encode(y="value:Q")
         mark = base.mark_point(size=60, opacity=1).encode(
             y="value:Q",
             shape=alt.Shape("units:N", title=None, scale=alt.Scale(
@@ -183,7 +183,7 @@ def rare_histograms(cosines: pd.DataFrame, bins: int = 40) -> alt.TopLevelMixin:
     names = list(dict.fromkeys(cosines["where"]))
     chart = (
         alt.Chart(data)
-        .mark_bar(opacity=0.55, binSpacing=0)
+        .mark_bar(opacity=0.7, binSpacing=0)
         .encode(
             x=alt.X("start:Q", title="cosine with the mean rare direction",
                     scale=alt.Scale(domain=[-1, 1])),
@@ -227,7 +227,7 @@ def _profile(part: pd.DataFrame, title: str) -> alt.LayerChart:
         x=alt.X("density:Q", title="log10 of the share of tokens"),
         color=colour,
     )
-    band = base.mark_area(opacity=0.2).encode(
+    band = base.mark_area(opacity=0.3).encode(
         y=alt.Y("low:Q", title=None), y2="high:Q"
     )
     line = base.mark_line(point=True).encode(
