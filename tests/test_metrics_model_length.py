@@ -135,6 +135,18 @@ def test_tables_by_hand(skills):
     assert "by more than its interval" in told["letters", "neurons"]
 
 
+def test_dimensions_by_hand():
+    random = np.random.default_rng(0)
+    even = random.random((8000, 4))  # alike in four directions
+    assert metrics.dimensions(table_of(even)) == pytest.approx(4, rel=0.01)
+    line = np.outer(random.random(8000), [1, 2, 0, 0.5])
+    assert metrics.dimensions(table_of(line)) == pytest.approx(1, rel=1e-3)
+    two = even * [1, 1, 0, 0]
+    assert metrics.dimensions(table_of(two), 3000) == pytest.approx(
+        2, rel=0.01
+    )
+
+
 def test_directions_are_counted():
     ends = [(-2, -1), (1, 2), (-1, 1), (3, 4)]
     steps = pd.DataFrame(ends, columns=["low", "high"])

@@ -52,6 +52,7 @@ from helpers.metrics.losses import (
     score_per_batch,
 )
 from helpers.metrics.model_length import (
+    dimensions,
     length_losses,
     length_steps,
     length_table,
@@ -126,6 +127,7 @@ __all__ = [
     "cosines",
     "dead",
     "describe",
+    "dimensions",
     "document_effects",
     "document_losses",
     "encode_table",

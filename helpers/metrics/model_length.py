@@ -179,6 +179,20 @@ def length_losses(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("read")
 
 
+def dimensions(table: "FeatureTable", tokens: int = 4096) -> float:
+    """In how many directions the units of a table vary, effectively.
+
+    The participation ratio of the eigenvalues of their covariance, (sum
+    l)^2 / sum l^2: 1 if all lies on a line, d_sae if it varies alike in all
+    directions. From that many tokens, evenly spread over the table.
+    """
+    count = min(tokens, table.n_tokens)
+    rows = np.arange(count) * table.n_tokens // count
+    values = table.matrix()[rows].toarray().astype(np.float64)
+    covariance = np.atleast_2d(np.cov(values.T))
+    return float(np.trace(covariance) ** 2 / np.square(covariance).sum())
+
+
 def length_table(
     sweeps: Mapping[str, "Sweep"], skills: pd.DataFrame
 ) -> pd.DataFrame:
