@@ -61,6 +61,25 @@ def test_frontier_leaves_out_what_has_no_score():
     assert sorted(names) == [["a", "b", "c", "d"], ["a", "b", "d"]]
 
 
+def test_lengths_have_a_panel_for_each_measure():
+    reads = ["0", "300,000"]
+    frame = pd.DataFrame(
+        [(read, measure, units, 0.2, 0.1, 0.3)
+         for read in reads for measure in ("fvu", "context")
+         for units in ("features", "neurons")
+         if (measure, units) != ("fvu", "neurons")],
+        columns=["read", "measure", "units", "value", "low", "high"],
+    )  # fmt: skip
+    titles = {"fvu": "FVU", "context": "skill, context"}
+    made = charts.by_length(frame, titles)
+    chart = made.to_dict()
+    assert len(chart["vconcat"]) == 2 and len(rows(made)) == 6
+    for panel, title in zip(chart["vconcat"], titles.values(), strict=True):
+        encoding = panel["layer"][0]["encoding"]
+        assert encoding["y"]["title"] == title
+        assert encoding["x"]["sort"] == reads  # not in the order of letters
+
+
 def test_controls_are_grey_and_axes_are_named():
     chart = charts.scatter(table(), "fvu", "skill", rule=0.2).to_dict()
     scale = chart["layer"][-1]["encoding"]["color"]

@@ -204,6 +204,30 @@ def test_intervals_cover(rate_a, rate_b, shift):
         assert covered <= 0.99, name
 
 
+def test_only_clustered_intervals_cover_where_sets_are_alike():
+    """120 sets of four documents a class, alike within a set; 500 features.
+
+    Both classes are drawn alike, so that the truth is known: 0, 0 and 0.5.
+    """
+    rng, sets, each = np.random.default_rng(11), 120, 4
+    sides = []
+    for _ in range(2):
+        shared = np.repeat(rng.normal(size=(sets, 500)), each, axis=0)
+        sides.append(0.8 * shared + 0.6 * rng.normal(size=shared.shape))
+    sets_of = np.tile(np.repeat(np.arange(sets), each), 2)
+    truth = {"deflection": 0, "cohens_d": 0, "auroc": 0.5}
+    rates = {}
+    for name, groups in (("set", sets_of), ("row", np.arange(len(sets_of)))):
+        found = effects(*sides, groups)
+        for what, value in truth.items():
+            low, high = found[f"{what}_low"], found[f"{what}_high"]
+            rates[name, what] = ((low <= value) & (value <= high)).mean()
+    for what in truth:
+        assert rates["set", what] >= stats.binom.ppf(0.001, 500, 0.95) / 500
+        assert rates["set", what] <= 0.99
+        assert rates["row", what] < 0.85
+
+
 def test_interval_of_a_perfect_auroc_has_a_width():
     a, b = np.ones((50, 2), np.float32), np.zeros((50, 2), np.float32)
     found = effects(a, b, np.tile(range(50), 2))

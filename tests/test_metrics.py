@@ -14,8 +14,8 @@ from tests.test_activations import HOOKS, tiny_model
 
 CODER = Neurons(32, HOOKS[0])
 COLUMNS = [
-    "text_class", "document", *metrics.RUNS, *metrics.DIVERGENCES, "tokens",
-    "uniform",
+    "text_class", "document", "group", *metrics.RUNS, *metrics.DIVERGENCES,
+    "tokens", "uniform",
 ]  # fmt: skip
 
 
@@ -148,7 +148,12 @@ def test_bos_is_not_replaced():
 def token_set():
     held_out = {"prose": documents(5, 1), "formats/DNA": documents(4, 2)}
     random = np.random.default_rng(3)
+    rows = [("prose", i, "natural", i // 2) for i in range(5)]
+    rows += [("formats/DNA", i, "formats", i) for i in range(4)]
     return types.SimpleNamespace(
+        documents=pd.DataFrame(
+            rows[::-1], columns=["class", "row", "corpus", "group"]
+        ),
         train=random.integers(1, 30, 300).astype(np.uint16),
         held_out={name: rows for name, (rows, _) in held_out.items()},
         lengths={name: lengths for name, (_, lengths) in held_out.items()},
@@ -164,6 +169,9 @@ def test_evaluate_does_not_depend_on_the_batching():
     )
     pd.testing.assert_frame_equal(one, many, rtol=1e-4, atol=1e-6)
     assert one["text_class"].tolist() == ["prose"] * 5 + ["formats/DNA"] * 4
+    sets = [f"natural/{n}" for n in (0, 0, 1, 1, 2)]
+    sets += [f"formats/{n}" for n in range(4)]
+    assert one["group"].tolist() == sets
     for name, codes in codes_one.items():
         assert codes.tokens == (token_set().lengths[name] - 1).sum()
         assert codes.explained_variance == pytest.approx(1)
@@ -186,7 +194,7 @@ def test_codes_are_those_of_the_activations():
 def test_baseline_and_evaluation_have_the_same_rows():
     known = metrics.baseline(tiny_model(), HOOKS[0], token_set())
     found, _ = metrics.evaluate(tiny_model(), CODER, token_set())
-    same = ["text_class", "document", "tokens"]
+    same = ["text_class", "document", "group", "tokens"]
     pd.testing.assert_frame_equal(known[same], found[same])
     # CODER is the identity
     np.testing.assert_allclose(found["sae"], known["clean"], rtol=1e-4)
@@ -207,9 +215,9 @@ def test_mean_activation():
 def losses_frame():
     return pd.DataFrame(
         [
-            ["prose", 0, 10.0, 11.0, 20.0, 15.0, 1.0, 5.0, 3.0, 5, 50.0],
-            ["prose", 1, 20.0, 21.0, 40.0, 25.0, 2.0, 5.0, 3.0, 5, 50.0],
-            ["formats/DNA", 0, 8.0, 8.1, 8.2, 8.0, 0.1, 0.4, 0.1, 4, 40.0],
+            ["prose", 0, "n/0", 10.0, 11.0, 20.0, 15.0, 1.0, 5.0, 3.0, 5, 50.0],
+            ["prose", 1, "n/1", 20.0, 21.0, 40.0, 25.0, 2.0, 5.0, 3.0, 5, 50.0],
+            ["formats/DNA", 0, "f/0", 8.0, 8.1, 8.2, 8.0, 0.1, 0.4, 0.1, 4, 40],
         ],
         columns=COLUMNS,
     )

@@ -23,7 +23,10 @@ def natural():
     """Two natural classes and a synthetic one."""
     known = token_set()
     held_out = known.held_out | {"code": known.held_out["prose"][::-1].copy()}
+    prose = known.documents[known.documents["class"] == "prose"]
+    code = prose.assign(**{"class": "code", "group": prose["group"] + 10})
     return types.SimpleNamespace(
+        documents=pd.concat([known.documents, code]),
         train=known.train, held_out=held_out,
         lengths=known.lengths | {"code": known.lengths["prose"][::-1].copy()},
     )  # fmt: skip

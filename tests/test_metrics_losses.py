@@ -101,6 +101,7 @@ def documents(count=60, seed=0):
     return pd.DataFrame(
         {
             "text_class": "prose", "document": range(count),
+            "group": range(count),
             "clean": clean, "sae": sae, "zero": zero, "mean": mean,
             "kl_sae": kl / 9, "kl_zero": kl, "kl_mean": kl / 2,
             "tokens": tokens, "uniform": tokens * 9.0,
@@ -181,6 +182,40 @@ def test_intervals_cover_at_their_level(method):
     assert low <= held <= high
 
 
+def matched(random, sets=120, each=4):
+    """Documents of which sets share most of how much is lost: a tenth."""
+    tokens = random.integers(5, 60, sets * each)
+    lost = np.repeat(random.beta(2, 18, sets), each)
+    frame = np.stack([0 * tokens, lost * tokens, tokens], axis=1)
+    return frame, np.repeat(np.arange(sets), each)
+
+
+def test_only_clustered_intervals_cover_where_sets_are_alike():
+    """200 intervals of documents that come in sets of four, two ways."""
+    random = np.random.default_rng(1)
+    held = {"sets": 0, "documents": 0}
+    for seed in range(200):
+        frame, groups = matched(random)
+        for name, of in (("sets", groups), ("documents", None)):
+            found = metrics.bootstrap(
+                frame, score, groups=of, level=0.9, resamples=200, seed=seed
+            )
+            held[name] += found.low <= 0.9 <= found.high
+    low, high = scipy.stats.binom.interval(0.99, 200, 0.9)
+    assert low <= held["sets"] <= high
+    assert held["documents"] < 0.75 * 200
+
+
+def test_sets_of_one_document_change_nothing():
+    frame, names = documents()[["clean", "sae", "zero"]], np.arange(60)
+    plain = metrics.bootstrap(frame, score)
+    assert metrics.bootstrap(frame, score, groups=names) == plain
+    whole = frame.groupby(names // 3).sum()
+    wanted = metrics.bootstrap(whole, score)
+    found = metrics.bootstrap(frame, score, groups=names // 3)
+    assert found == pytest.approx(wanted)
+
+
 def test_intervals_of_the_scores():
     frame = documents()
     found = metrics.score_intervals(frame).loc["prose"]
@@ -200,6 +235,8 @@ def test_no_interval_without_a_score():
     assert np.isfinite(found["score_mean_low"])
     single = metrics.score_intervals(frame[:1]).loc["prose"]
     assert single.isna().all()
+    one_set = metrics.score_intervals(frame.assign(group=0)).loc["prose"]
+    assert one_set.isna().all()
 
 
 @pytest.mark.parametrize(
@@ -207,6 +244,8 @@ def test_no_interval_without_a_score():
     [
         (1, {}, "two documents"),
         (5, {"method": "BCA"}, "Accepted: percentile, BCa"),
+        (5, {"groups": np.zeros(5)}, "two sets of documents"),
+        (5, {"groups": np.arange(4)}, "5 documents and 4 names"),
     ],
 )
 def test_bad_bootstraps(rows, options, said):

@@ -134,7 +134,7 @@ def _panel(counts, name, unit, lowest):
     )
     bars = (
         alt.Chart(part[part["kind"] == "contrast"])
-        .mark_rect(color=COLOURS[0], opacity=0.65)
+        .mark_rect(color=COLOURS[0], opacity=0.9)
         .encode(
             x=alt.X("start:Q", axis=alt.Axis(tickCount=9), **x),
             x2="end:Q",
@@ -149,7 +149,7 @@ def _panel(counts, name, unit, lowest):
     )
     outline = (
         alt.Chart(outline_path(part))
-        .mark_line(color=INK, opacity=0.7, strokeWidth=1.3)
+        .mark_line(color=INK, opacity=0.9, strokeWidth=1.3)
         .encode(x=alt.X("x:Q", **x), y="y:Q", order="step:Q")
     )
     return alt.layer(bars, outline)
@@ -269,7 +269,7 @@ def _dots(points, axes, brush, tips):
     colour = alt.when(brush).then(alt.value(COLOURS[0]))
     return (
         alt.Chart(points)
-        .mark_circle(size=45)
+        .mark_circle(size=45, opacity=0.9)
         .transform_filter(CHOSEN)
         .encode(
             x=axes["x"],
@@ -460,7 +460,7 @@ def _bars(top, name, values, unit, lowest):
                 "name:N",
                 sort=list(top["name"]),
                 title=None,
-                axis=alt.Axis(labelLimit=150, minExtent=150, maxExtent=150),
+                axis=alt.Axis(labelLimit=120, minExtent=120, maxExtent=120),
             ),
             color=alt.when("datum.x > 0")
             .then(alt.value(COLOURS[0]))
@@ -468,7 +468,7 @@ def _bars(top, name, values, unit, lowest):
             tooltip=_tooltips(unit),
         )
         .properties(
-            width=WIDTH - 90,
+            width=WIDTH - 60,
             height=alt.Step(17),
             title=alt.Title(name, fontSize=13, fontWeight="normal", offset=4),
         )
@@ -518,7 +518,7 @@ def overlaps(frame: pd.DataFrame):
         x=alt.X(
             "share:Q",
             title="share of a document's feature mass that is shared",
-            scale=alt.Scale(zero=True),
+            scale=alt.Scale(zero=False, padding=12),
             axis=alt.Axis(tickCount=6),
         ),
         shape=alt.Shape(

@@ -7,6 +7,7 @@ import pandas as pd
 from helpers.charts.theme import COLOURS, GREY, INK, WIDTH
 
 NEVER = "never"
+READ = "tokens that the language model had read"
 AXES = {
     "fvu": ("variance not explained (FVU)", ""),
     "score_zero": ("loss recovered, against zeros", "%"),
@@ -113,16 +114,49 @@ def scatter(
         dashed = level.mark_rule(strokeDash=[5, 4])
         layers.append(dashed.encode(_axis(alt.Y, y)))
     if "series" in table:
-        line = base.mark_line(opacity=0.5, strokeWidth=1.5)
+        line = base.mark_line(opacity=0.75, strokeWidth=1.5)
         layers.append(line.encode(detail="series:N"))
     if bounds:
-        ends = base.mark_rule(opacity=0.6)
+        ends = base.mark_rule(opacity=0.8)
         layers.append(ends.encode(_axis(alt.Y, bounds[0], y), y2=bounds[1]))
     layers.append(base.mark_point(size=60, filled=True, opacity=1))
     if "size" in table:
         words = base.mark_text(align="left", dx=7)
         layers.append(words.encode(color=alt.value(INK), text="size:N"))
     return alt.layer(*layers).properties(width=WIDTH - 40, height=210)
+
+
+def by_length(table: pd.DataFrame, titles: dict[str, str]) -> alt.VConcatChart:
+    """Measures against how much the language model read, a panel each.
+
+    ``table``: what ``metrics.length_table`` returns; ``titles``: measure
+    (in the order of the panels) -> what its axis says.
+    """
+    reads = list(dict.fromkeys(table["read"]))
+    names = ["features", "neurons"]
+    panels = []
+    for measure, title in titles.items():
+        part = table[table["measure"] == measure].round(4)
+        base = alt.Chart(part).encode(
+            x=alt.X("read:N", sort=reads, axis=alt.Axis(labelAngle=0),
+                    title=READ if measure == [*titles][-1] else None),
+            color=alt.Color("units:N", title=None, scale=alt.Scale(
+                domain=names, range=COLOURS[:2])),
+        )
+        ends = base.mark_rule(opacity=0.8, strokeWidth=2).encode(
+            y=alt.Y("low:Q", title=title, scale=alt.Scale(zero=False)),
+            y2="high:Q",
+        )
+        line = base.mark_line(opacity=0.75, strokeWidth=1.5).encode(y="value:Q")
+        mark = base.mark_point(size=60, opacity=1).encode(
+            y="value:Q",
+            shape=alt.Shape("units:N", title=None, scale=alt.Scale(
+                domain=names, range=["circle", "diamond"])),
+            tooltip=["read:N", "units:N", "value:Q", "low:Q", "high:Q"],
+        )
+        layers = alt.layer(ends, line, mark)
+        panels.append(layers.properties(width=WIDTH - 150, height=130))
+    return alt.vconcat(*panels).resolve_scale(color="shared", shape="shared")
 
 
 def rare_histograms(cosines: pd.DataFrame, bins: int = 40) -> alt.TopLevelMixin:
@@ -149,7 +183,7 @@ def rare_histograms(cosines: pd.DataFrame, bins: int = 40) -> alt.TopLevelMixin:
     names = list(dict.fromkeys(cosines["where"]))
     chart = (
         alt.Chart(data)
-        .mark_bar(opacity=0.55, binSpacing=0)
+        .mark_bar(opacity=0.7, binSpacing=0)
         .encode(
             x=alt.X("start:Q", title="cosine with the mean rare direction",
                     scale=alt.Scale(domain=[-1, 1])),
@@ -193,7 +227,7 @@ def _profile(part: pd.DataFrame, title: str) -> alt.LayerChart:
         x=alt.X("density:Q", title="log10 of the share of tokens"),
         color=colour,
     )
-    band = base.mark_area(opacity=0.2).encode(
+    band = base.mark_area(opacity=0.3).encode(
         y=alt.Y("low:Q", title=None), y2="high:Q"
     )
     line = base.mark_line(point=True).encode(

@@ -228,7 +228,7 @@ def _bars(part, field, title):
                 scale=alt.Scale(type=scale),
             ),
             color=colour,
-            opacity=alt.value(0.6 if field == "tokens" else 0.9),
+            opacity=alt.value(0.75 if field == "tokens" else 0.9),
             tooltip=["truth:N", "start:Q", "end:Q", f"{field}:Q"],
         )
         .properties(width=WIDTH // 2 - 50, height=130, title=title)
@@ -292,7 +292,7 @@ def growth(frame: pd.DataFrame):
     score = alt.Y("f1:Q", scale=alt.Scale(domain=[0, 1]))
     thin = (
         alt.Chart(frame)
-        .mark_line(strokeWidth=1, opacity=0.25)
+        .mark_line(strokeWidth=1, opacity=0.45)
         .encode(
             x=x,
             y=score,

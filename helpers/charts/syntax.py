@@ -30,7 +30,7 @@ def carried(curves: pd.DataFrame):
         ),
         detail="run:N",
     )
-    bands = base.mark_area(opacity=0.15).encode(
+    bands = base.mark_area(opacity=0.25).encode(
         y=alt.Y("low:Q", title="share of the code that differs"),
         y2="high:Q",
         color=_colour("contrast", names).legend(None),
@@ -72,12 +72,12 @@ def by_nouns(frame: pd.DataFrame, value: str, who: str, title: str):
         ),
         color=_colour(who, names),
     )
-    spans = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
+    spans = base.mark_rule(strokeWidth=1.5, opacity=0.8).encode(
         y=alt.Y("low:Q", title=title, scale=alt.Scale(domain=[0, 1])),
         y2="high:Q",
     )
     lines = base.mark_line(strokeWidth=1.5).encode(
-        y=f"{value}:Q", strokeDash=_dash(who, names)
+        y=f"{value}:Q", strokeDash=_dash(who, names).legend(None)
     )
     marks = base.mark_point(size=45, opacity=1).encode(
         y=f"{value}:Q",

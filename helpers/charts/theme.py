@@ -75,6 +75,7 @@ def _axis() -> dict:
         "titleFontSize": 13,
         "titleFontWeight": "normal",
         "labelLimit": 220,
+        "labelSeparation": 6,  # px; of two that are closer one is left out
         "titlePadding": 8,
     }
 
@@ -90,6 +91,7 @@ def _legend() -> dict:
         "orient": "top",  # the side would make the chart wider than a page
         "direction": "horizontal",
         "symbolStrokeWidth": 2,
+        "symbolOpacity": 1,  # pale marks would be lost on a dark page
     }
 
 

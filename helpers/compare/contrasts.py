@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from helpers.compare.effects import chunks
 from helpers.errors import InputError, unknown
 
 
@@ -80,7 +81,12 @@ def live_in(
     """
     same_length(maxima, documents)
     rows = np.concatenate(class_rows(documents, contrast))
-    live = live_features(maxima[rows], threshold, min_documents)
+    live = np.concatenate(
+        [
+            live_features(maxima[rows, c], threshold, min_documents)
+            for c in chunks(maxima.shape[1])
+        ]
+    )
     if not live.any():
         raise InputError(
             f"no feature fires above {threshold} on {min_documents} "

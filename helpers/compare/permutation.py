@@ -7,7 +7,7 @@ import pandas as pd
 import scipy.sparse
 
 from helpers.compare.contrasts import Contrast, class_rows
-from helpers.compare.effects import chunks
+from helpers.compare.effects import by_chunk, chunks
 
 ROUNDING = 1e-4  # of a normalised statistic (float32 sums of ~1e3 terms)
 RESOLVED = 10  # null statistics above the observed that settle a p-value
@@ -135,19 +135,20 @@ def relabelled_p(
     """
     width = units.values.shape[1]
     weights = relabellings(units, permutations, seed)
-    observed = np.empty((len(given), width), np.float32)
-    count = np.empty((len(given), width), np.int64)
-    highest, tail = np.zeros(permutations, np.float32), []
-    for c in chunks(width):
+
+    def part(c: slice) -> tuple[np.ndarray, ...]:
         values = normalised(units, c)
-        observed[:, c] = np.abs(given @ values) - ROUNDING
-        size = np.abs(weights @ values)
-        for row, bound in zip(count, observed, strict=True):
-            row[c] = np.count_nonzero(size >= bound[c], axis=0)
-        np.maximum(highest, size.max(1), out=highest)
-        tail.append(size[size >= TAIL])
+        seen = np.abs(given @ values) - ROUNDING
+        size = weights @ values
+        np.abs(size, out=size)
+        count = [np.count_nonzero(size >= bound, axis=0) for bound in seen]
+        return seen, np.stack(count), size.max(1), size[size >= TAIL]
+
+    found = by_chunk(part, width)
+    seen, count, highest, tail = zip(*found, strict=True)
+    observed, count = np.hstack(seen), np.hstack(count)
     own = (1 + count) / (1 + permutations)
-    above = _reaching(highest, observed)
+    above = _reaching(np.max(highest, axis=0), observed)
     pooled = _reaching(np.concatenate(tail), np.maximum(observed, TAIL))
     pooled = (1 + pooled) / (1 + permutations * width)
     return Significance(

@@ -11,7 +11,7 @@ from helpers.compare.contrasts import (
     live_in,
     pairs,
 )
-from helpers.compare.effects import auroc, chunks
+from helpers.compare.effects import auroc, by_chunk
 from helpers.compare.intervals import effects
 from helpers.compare.permutation import matched_sets, permutation_p
 
@@ -69,10 +69,12 @@ def compare_pair(
     live = live_in(maxima, documents, contrast, threshold, min_documents)
     rows = class_rows(documents, contrast)
     groups = documents["group"].to_numpy()[np.concatenate(rows)]
-    parts = []
-    for c in chunks(len(live)):
+
+    def measured(c: slice) -> pd.DataFrame:
         a, b = (maxima[r[:, None], live[c]] for r in rows)
-        parts.append(_measured(a, b, groups, threshold))
+        return _measured(a, b, groups, threshold)
+
+    parts = by_chunk(measured, len(live))
     units = matched_sets(maxima, documents, contrast, live)
     found = permutation_p(units, permutations, seed)
     return pd.concat(parts, ignore_index=True).assign(

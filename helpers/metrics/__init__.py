@@ -8,7 +8,8 @@ dictionaries are (``dictionaries``). ``intervals`` says how sure, and
 ``evaluate`` measures an SAE on the held-out text. ``frontier`` measures many
 at once, ``neighbours`` makes
 those and controls, ``factors`` what their latents say of known factors,
-and ``rare`` whether those that seldom fire are alike.
+``rare`` whether those that seldom fire are alike, and ``model_length`` what
+the language model's own training has to do with it.
 """
 
 from helpers.metrics.dictionaries import mcc, mmcs, uniqueness
@@ -49,6 +50,17 @@ from helpers.metrics.losses import (
     losses_by_class,
     score_intervals,
     score_per_batch,
+)
+from helpers.metrics.model_length import (
+    dimensions,
+    length_losses,
+    length_steps,
+    length_table,
+    length_verdict,
+    load_skills,
+    make_skills,
+    model_lengths,
+    shorter,
 )
 from helpers.metrics.neighbours import (
     describe,
@@ -115,6 +127,7 @@ __all__ = [
     "cosines",
     "dead",
     "describe",
+    "dimensions",
     "document_effects",
     "document_losses",
     "encode_table",
@@ -124,8 +137,13 @@ __all__ = [
     "fvu",
     "is_natural",
     "kl_score",
+    "length_losses",
+    "length_steps",
+    "length_table",
+    "length_verdict",
     "load_factors",
     "load_quality",
+    "load_skills",
     "load_sweep",
     "log_density",
     "loss_recovered",
@@ -134,11 +152,13 @@ __all__ = [
     "make_control",
     "make_factors",
     "make_quality",
+    "make_skills",
     "make_sweep",
     "mcc",
     "mean_activation",
     "measure",
     "mmcs",
+    "model_lengths",
     "neighbours",
     "rank_correlation",
     "rank_table",
@@ -152,6 +172,7 @@ __all__ = [
     "reconstruct",
     "score_intervals",
     "score_per_batch",
+    "shorter",
     "siblings",
     "since_fired",
     "ultra_low_density",

@@ -18,6 +18,7 @@ from helpers.metrics.losses import (
     MARGIN,
     RUNS,
     document_effects,
+    held_out_groups,
     is_natural,
     losses_by_class,
     score_intervals,
@@ -34,6 +35,7 @@ DOCUMENTS = "documents.parquet"
 _DOCUMENT = [
     "text_class",
     "document",
+    "group",
     *RUNS,
     *DIVERGENCES,
     "tokens",
@@ -57,7 +59,8 @@ def baseline(
     """Losses of every held-out document without an SAE.
 
     ``tokens``: what ``helpers.text.load_tokens`` returns. A row a document:
-    text_class, document, clean, zero, mean (losses with the activations as
+    text_class, document, group (what belongs together, see
+    ``held_out_groups``), clean, zero, mean (losses with the activations as
     they are, zeroed, and at their mean over training text; sums over the
     predicted tokens, nats), kl_zero, kl_mean (the divergences from the clean
     predictions, likewise), tokens, uniform (the loss of a uniform guess).
@@ -82,8 +85,8 @@ def evaluate(
     """Losses with the reconstruction, and ``Codes`` for each text class.
 
     The frame has a row a document, in the order of ``baseline``:
-    text_class, document, clean, sae (losses), kl_sae (sums over predicted
-    tokens, nats), tokens.
+    text_class, document, group, clean, sae (losses), kl_sae (sums over
+    predicted tokens, nats), tokens.
     """
     codes: dict[str, Codes] = {}
 
@@ -118,7 +121,7 @@ def mean_activation(
 class Quality:
     """What ``make_quality`` measured.
 
-    ``documents`` has a row for each: text_class, document, the RUNS and
+    ``documents`` has a row for each: text_class, document, group, the RUNS and
     DIVERGENCES (sums over predicted tokens, nats), tokens, uniform.
     """
 
@@ -225,7 +228,7 @@ def load_quality(path: Path) -> Quality:
 def _by_document(
     tokens, measure, names: list[str], rows_per_pass: int
 ) -> "pd.DataFrame":
-    """text_class, document, and the named columns that ``measure`` gives.
+    """text_class, document, group and the columns that ``measure`` gives.
 
     ``measure(text_class, rows)``: [documents, context] -> [documents, n].
     """
@@ -243,6 +246,7 @@ def _by_document(
                 found[index] = measure(name, part)
                 bar.update(len(part))
             frame = pd.DataFrame(found, columns=names)
+            frame.insert(0, "group", held_out_groups(tokens, name))
             frame.insert(0, "document", range(len(rows)))
             frame.insert(0, "text_class", name)
             frames.append(frame)

@@ -20,6 +20,7 @@ from helpers.metrics.losses import (
     MARGIN,
     RUNS,
     document_losses,
+    held_out_groups,
     is_natural,
     loss_recovered,
 )
@@ -41,8 +42,9 @@ class Sweep:
     """What ``make_sweep`` measured.
 
     ``documents``: a row an SAE and document: name (the SAE's), text_class,
-    document; counts tokens and predicted (tokens that are predicted); and
-    sums over them: the RUNS and uniform (losses, nats), error
+    document, group (what belongs together, see ``held_out_groups``);
+    counts tokens and predicted (tokens that are predicted); and sums over
+    them: the RUNS and uniform (losses, nats), error
     (||x - x_hat||^2), spread (||x - E x||^2, E over all documents) and fired
     (latents above FIRES). ``firings``: name -> [d_sae], tokens on which each
     latent fires.
@@ -54,10 +56,10 @@ class Sweep:
     def table(self, margin: float = MARGIN, seed: int = 0) -> pd.DataFrame:
         """A row an SAE: its scores with intervals, and what they hang on.
 
-        Index name; columns documents, tokens, latents, live (fire at all),
-        l0, the RUNS (nats a token), and the MEASURES, each with NAME_low and
-        NAME_high (95%, BCa over documents); why where ``loss_recovered``
-        refuses, and the score is NaN.
+        Index name; columns documents, groups, tokens, latents, live (fire
+        at all), l0, the RUNS (nats a token), and the MEASURES, each with
+        NAME_low and NAME_high (95%, BCa over groups); why where
+        ``loss_recovered`` refuses, and the score is NaN.
         """
         rows = {
             name: self._row(name, part, margin, seed)
@@ -76,7 +78,7 @@ class Sweep:
         """How much more ``one`` has than ``other``, on the same documents.
 
         ``measure``: "sae" (its loss, nats a token) or "fvu". A paired
-        bootstrap over documents. InputError for another SAE or measure.
+        bootstrap over groups. InputError for another SAE or measure.
         """
         if measure not in DIFFERENCES:
             raise unknown("measure", measure, DIFFERENCES)
@@ -88,8 +90,9 @@ class Sweep:
         columns = [by.loc[one, top], by.loc[other, top], by.loc[one, base]]
         sums = np.stack([c.to_numpy() for c in columns], axis=1)
         return bootstrap(
-            sums, lambda s: (s[..., 0] - s[..., 1]) / s[..., 2], seed=seed
-        )
+            sums, lambda s: (s[..., 0] - s[..., 1]) / s[..., 2],
+            groups=by.loc[one, "group"], seed=seed,
+        )  # fmt: skip
 
     def steps(self, names: Sequence[str], seed: int = 0) -> pd.DataFrame:
         """How the loss changes from each SAE of a row to the next.
@@ -107,6 +110,7 @@ class Sweep:
         fires, sums = self.firings[name], part.sum(numeric_only=True)
         row = {
             "documents": len(part),
+            "groups": part["group"].nunique(),
             "tokens": int(sums["tokens"]),
             "latents": len(fires),
             "live": int((fires > 0).sum()),
@@ -114,8 +118,9 @@ class Sweep:
         }
         means = (sums[[*RUNS, "uniform"]] / sums["predicted"]).to_dict()
         found = bootstrap(
-            part[[*RUNS, "error", "spread"]], _measures, seed=seed
-        )
+            part[[*RUNS, "error", "spread"]], _measures,
+            groups=part["group"], seed=seed,
+        )  # fmt: skip
         scores, why = {}, []
         for place, measure in enumerate(MEASURES):
             values = np.array([end[place] for end in found])
@@ -221,8 +226,8 @@ def measure(model, saes: Mapping[str, "SAE"], tokens, count: int) -> Sweep:
         *inside,
     ]
     parts = []
-    with track("measuring", sum(len(ids) for _, ids in rows)) as bar:
-        for _, ids in rows:
+    with track("measuring", sum(len(ids) for *_, ids in rows)) as bar:
+        for _, _, ids in rows:
             for part in ids.split(ROWS):
                 parts.append(
                     _pass(model, hook_point, part, treatments, inside)
@@ -252,16 +257,20 @@ class _Inside:
         return rebuilt
 
 
-def _sample(tokens, count: int) -> list[tuple[str, "torch.Tensor"]]:
-    """Natural classes, as many documents of each: ids [documents, context]."""
+def _sample(tokens, count: int) -> list[tuple]:
+    """Natural classes, as many documents of each.
+
+    -> (class, groups [documents], ids [documents, context]) of each.
+    """
     import torch
 
     names, rows = [n for n in tokens.held_out if is_natural(n)], []
     for name in names:
         whole = tokens.held_out[name]
         n = min(max(count // len(names), 1), len(whole))
-        part = whole[np.arange(n) * len(whole) // n]
-        rows.append((name, torch.from_numpy(part.astype(np.int64))))
+        taken = np.arange(n) * len(whole) // n
+        ids = torch.from_numpy(whole[taken].astype(np.int64))
+        rows.append((name, held_out_groups(tokens, name)[taken], ids))
     return rows
 
 
@@ -289,8 +298,9 @@ def _frame(names, rows, losses, error, fired, square, total, tokens):
     mean = total.sum(0) / tokens.sum()
     spread = square - 2 * total @ mean + tokens * (mean @ mean)
     same = pd.DataFrame(
-        [(name, i) for name, ids in rows for i in range(len(ids))],
-        columns=["text_class", "document"],
+        [(name, i, of) for name, groups, _ in rows
+         for i, of in enumerate(groups)],
+        columns=["text_class", "document", "group"],
     ).assign(
         tokens=tokens.astype(int), predicted=losses[:, -1].astype(int),
         clean=losses[:, 0], zero=losses[:, 1], mean=losses[:, 2],

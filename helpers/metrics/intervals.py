@@ -1,6 +1,8 @@
-"""Bootstrap intervals over documents.
+"""Bootstrap intervals over documents, or over sets of them.
 
-Tokens of one document are not independent, so whole documents are drawn.
+Tokens of one document are not independent, so whole documents are drawn;
+nor are documents of one source or matched set, so where there are such,
+whole sets are drawn (Davison and Hinkley 1997, section 3.8).
 Every score of this package is a function of sums over documents, which
 makes a resample one row of counts times the documents' sums.
 """
@@ -29,6 +31,7 @@ def bootstrap(
     documents,
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
+    groups: np.ndarray | None = None,
     level: float = 0.95,
     method: str = "BCa",
     resamples: int = 2000,
@@ -38,16 +41,21 @@ def bootstrap(
 
     ``documents`` [documents, columns]: each one's sums (losses, tokens).
     ``statistic``: sums [..., columns] -> [...] or [..., k], the same for
-    the sums of a sample as of all. ``method``: "percentile", or "BCa"
-    (Efron 1987), which corrects for bias and skew. The draws, and so the
-    interval, are those of ``scipy.stats.bootstrap``. With few documents it
-    is too narrow: for 50 with skewed losses, 90% intervals hold the truth
-    in some 84% of simulated samples; for 200, in 88%. InputError for fewer
-    than two documents or an unknown method.
+    the sums of a sample as of all. ``groups`` [documents] names the set of
+    each: sets are then drawn, and below documents means sets. ``method``:
+    "percentile", or "BCa" (Efron 1987), which corrects for bias and skew.
+    The draws, and so the interval, are those of ``scipy.stats.bootstrap``.
+    With few documents it is too narrow: for 50 with skewed losses, 90%
+    intervals hold the truth in some 84% of simulated samples; for 200, in
+    88%. InputError for fewer than two documents or an unknown
+    method.
     """
     documents = table(documents, "documents")
+    if groups is not None:
+        documents = _by_set(documents, groups)
     if len(documents) < 2:
-        raise InputError("an interval needs two documents or more, not 1")
+        what = "documents" if groups is None else "sets of documents"
+        raise InputError(f"an interval needs two {what} or more, not 1")
     if method not in METHODS:
         raise unknown("method of the bootstrap", method, METHODS)
     sums = np.concatenate(list(_resamples(documents, resamples, seed)))
@@ -60,6 +68,19 @@ def bootstrap(
         tails = _corrected(tails, estimate, values, without)
     low, high = (_percentile(values, part) for part in tails)
     return Interval(estimate[()], low[()], high[()])
+
+
+def _by_set(documents: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The sums of whole sets: [sets, columns]."""
+    if len(groups) != len(documents):
+        raise InputError(
+            f"there are {len(documents)} documents and {len(groups)} names "
+            "of sets; give each document one"
+        )
+    names, code = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.zeros((len(names), documents.shape[1]))
+    np.add.at(sums, code, documents)
+    return sums
 
 
 def _resamples(documents, count: int, seed: int) -> Iterator[np.ndarray]:

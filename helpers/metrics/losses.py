@@ -163,23 +163,38 @@ def score_intervals(
 ) -> "pd.DataFrame":
     """Bootstrap intervals for the scores of ``losses_by_class``.
 
-    Index text_class; for each of the SCORES, columns NAME_low and
-    NAME_high (BCa over documents); NaN where there is no score.
+    ``documents`` has a column group besides: those of one source or matched
+    set share it, and are drawn together. Index text_class; for each of the
+    SCORES, columns NAME_low and NAME_high (BCa over groups); NaN where there
+    is no score, or one group.
     """
     import pandas as pd
 
     known, rows = losses_by_class(documents, margin), {}
     for name, part in _pooled(documents):
         rows[name] = dict.fromkeys(_bounds(), np.nan)
-        if len(part) > 1:
+        if part["group"].nunique() > 1:
             found = bootstrap(
-                part[RUNS + DIVERGENCES], _ratios, level=level, seed=seed
-            )
+                part[RUNS + DIVERGENCES], _ratios,
+                groups=part["group"], level=level, seed=seed,
+            )  # fmt: skip
             ends = np.stack([found.low, found.high], axis=1)
             ends[known.loc[name, SCORES].isna().to_numpy(bool)] = np.nan
             rows[name] = dict(zip(_bounds(), ends.ravel(), strict=True))
     frame = pd.DataFrame.from_dict(rows, orient="index")
     return frame.rename_axis("text_class")
+
+
+def held_out_groups(tokens, text_class: str) -> np.ndarray:
+    """What each held-out document of a class belongs with: [documents].
+
+    "CORPUS/number" of its matched set, or of the source (a module, a file)
+    that a natural document is a piece of. ``tokens``: what
+    ``helpers.text.load_tokens`` returns.
+    """
+    rows = tokens.documents
+    rows = rows[rows["class"] == text_class].sort_values("row")
+    return (rows["corpus"] + "/" + rows["group"].astype(str)).to_numpy(str)
 
 
 def is_natural(text_class: str) -> bool:

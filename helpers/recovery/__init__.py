@@ -9,6 +9,12 @@ half of the matched sets and scored on the other half.
 """
 
 from helpers.recovery.columns import Columns
+from helpers.recovery.contest import (
+    Gap,
+    contest,
+    median_gap,
+    penalty_verdict,
+)
 from helpers.recovery.levels import (
     by_level,
     correlations,
@@ -34,12 +40,14 @@ from helpers.recovery.targets import PRESENT, Targets, find_targets
 __all__ = [
     "PRESENT",
     "Columns",
+    "Gap",
     "Study",
     "Targets",
     "along",
     "averages",
     "by_level",
     "choose",
+    "contest",
     "correlations",
     "duel",
     "effective_classes",
@@ -49,6 +57,8 @@ __all__ = [
     "headline",
     "made_of",
     "make_sample",
+    "median_gap",
+    "penalty_verdict",
     "recover",
     "sets_with",
     "specialists",
