@@ -6,13 +6,18 @@ from helpers.compute.measured import (
     devices,
     hours_table,
     memory_table,
+    missing,
     recorded,
     scaling,
+    shown,
     work,
+    work_table,
 )
 from helpers.compute.plans import (
     cards,
+    expansion_that_fills,
     models_table,
+    operations,
     plan_of,
     poster,
     poster_ledger,
@@ -21,7 +26,9 @@ from helpers.compute.plans import (
 )
 
 __all__ = [
-    "Device", "Plan", "Shape", "bill", "cards", "devices", "hours_table",
-    "memory_table", "models_table", "plan_of", "poster", "poster_ledger",
-    "profiles_table", "recorded", "scaling", "shapes", "work",
+    "Device", "Plan", "Shape", "bill", "cards", "devices",
+    "expansion_that_fills", "hours_table", "memory_table", "missing",
+    "models_table", "operations", "plan_of", "poster", "poster_ledger",
+    "profiles_table", "recorded", "scaling", "shapes", "shown", "work",
+    "work_table",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 BUFFER = 2**16  # activations in the shuffle buffer (activations.stream)
 BATCH = 4096  # activations in a step
+CONTEXT = 128  # tokens that a position may look back on, and itself
 HELD = 4 + 8 + 2  # bytes a parameter: weight, Adam's moments, bfloat16 copy
 GRADIENT = 4  # bytes a parameter, of one autoencoder at a time
 KEPT = 2  # checkpoints of each autoencoder

@@ -36,6 +36,29 @@ def devices(record: dict | None = None) -> list[Device]:
     return [_device(bench_results.load(name), record) for name in found]
 
 
+def missing(device: Device) -> str:
+    """What was not measured on a device, in words."""
+    rates = {**device.sae, "language model": device.model}
+    left = [name for name, rate in rates.items() if math.isnan(rate)]
+    return ", ".join(left) or "nothing"
+
+
+def shown(value: float | None, spec: str) -> str:
+    """A number for the prose, or words where there is none."""
+    if value is None or math.isnan(value):
+        return "not measured"
+    return format(value, spec)
+
+
+def work_table(results: dict) -> pd.DataFrame:
+    """``work`` for the page: millions of operations a token, thousands of
+    millions a second."""
+    table = work(results).rename(columns={"tokens": "tokens a second"})
+    table["operations a token, M"] = table.pop("flops") / 1e6
+    table["rate, G a second"] = table.pop("rate") / 1e9
+    return table.set_index(["kind", "expansion", "setting"]).round(1)
+
+
 def work(results: dict) -> pd.DataFrame:
     """A row a measured step: kind, setting, expansion, d_sae, tokens (a
     second), flops (operations a token) and rate (a second)."""

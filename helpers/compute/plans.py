@@ -107,6 +107,19 @@ def operations(plan: Plan) -> float:
     return plan.tokens * (plan.model_flops + plan.saes * plan.sae_flops)
 
 
+def expansion_that_fills(plan: Plan, memory: float) -> float:
+    """The expansion at which a plan's memory of a card is ``memory`` bytes.
+
+    Memory grows linearly with the number of latents, so two bills tell.
+    """
+
+    def held(d_sae: float) -> float:
+        return sum(costs.bill(plan._replace(d_sae=d_sae))["memory"].values())
+
+    slope = held(plan.d_in) - held(0)
+    return (memory - held(0)) / slope
+
+
 def poster_ledger() -> pd.DataFrame:
     """The poster's figures beside arithmetic: said, predicted, ratio.
 
