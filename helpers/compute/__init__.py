@@ -7,6 +7,7 @@ from helpers.compute.measured import (
     hours_table,
     memory_table,
     missing,
+    readable,
     recorded,
     scaling,
     shown,
@@ -29,6 +30,6 @@ __all__ = [
     "Device", "Plan", "Shape", "bill", "cards", "devices",
     "expansion_that_fills", "hours_table", "memory_table", "missing",
     "models_table", "operations", "plan_of", "poster", "poster_ledger",
-    "profiles_table", "recorded", "scaling", "shapes", "shown", "work",
-    "work_table",
+    "profiles_table", "readable", "recorded", "scaling", "shapes", "shown",
+    "work", "work_table",
 ]  # fmt: skip

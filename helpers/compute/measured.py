@@ -50,6 +50,15 @@ def shown(value: float | None, spec: str) -> str:
     return format(value, spec)
 
 
+def readable(value: object) -> object:
+    """A number with the three digits that count, as text; else itself."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if math.isnan(value):
+        return shown(value, "")
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
 def work_table(results: dict) -> pd.DataFrame:
     """``work`` for the page: millions of operations a token, thousands of
     millions a second."""

@@ -68,11 +68,11 @@ def models_table() -> pd.DataFrame:
         layers = shape.layers * costs.layer_parameters(shape)
         rows[name] = {
             "layers": shape.layers, "width": shape.d_model,
-            "neurons": shape.d_mlp, "context width": shape.d_attn,
+            "neurons": shape.d_mlp,
             "layers, M": layers / 1e6,
             "embedding, M": shape.vocab * shape.d_model / 1e6,
         }  # fmt: skip
-    return pd.DataFrame(rows).T.drop(columns="context width")
+    return pd.DataFrame.from_dict(rows, "index")
 
 
 def profiles_table(
@@ -99,7 +99,7 @@ def profiles_table(
             "disk": (total["disk"] - stored) / 1e9,
             "stored": stored / 1e9, "trained": row["trained"],
         }  # fmt: skip
-    return pd.DataFrame(rows).T.infer_objects()
+    return pd.DataFrame.from_dict(rows, "index")
 
 
 def operations(plan: Plan) -> float:
