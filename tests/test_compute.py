@@ -274,8 +274,9 @@ def test_units_that_are_missing_are_said(written):
     assert compute.shown(math.nan, ".1f") == "not measured"
     assert compute.shown(None, ".1f") == "not measured"
     assert compute.shown(2.345, ".1f") == "2.3"
-    assert [compute.readable(x) for x in (98272.7, 8.2e-05, "a", math.nan)] == [
-        "98,300", "8.2e-05", "a", "not measured",
+    mixed = 98272.7, 3072, 8.2e-05, "a", True, math.nan
+    assert [compute.readable(value) for value in mixed] == [
+        "98,300", "3,072", "8.2e-05", "a", True, "not measured",
     ]  # fmt: skip
 
 

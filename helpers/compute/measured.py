@@ -6,6 +6,7 @@ belongs to the device that the results file names, and to no other.
 
 import json
 import math
+import numbers
 from typing import NamedTuple
 
 import pandas as pd
@@ -51,8 +52,11 @@ def shown(value: float | None, spec: str) -> str:
 
 
 def readable(value: object) -> object:
-    """A number with the three digits that count, as text; else itself."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A number as text: whole ones as they are, others with the three
+    digits that count; anything else is returned."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return f"{value:,}"
+    if not isinstance(value, float):
         return value
     if math.isnan(value):
         return shown(value, "")
