@@ -150,6 +150,8 @@ def test_profiles_are_a_row_each_and_scale_with_their_rates():
     assert slow["hours"].tolist() == pytest.approx((seconds / 3600).tolist())
     with pytest.raises(InputError, match="did you mean 'gemma-2b'"):
         compute.plan_of("gemma2b", 1, 1)
+    with pytest.raises(InputError, match="did you mean 'A100 80 GB'"):
+        compute.find_card("A100 80")
 
 
 def test_sources_are_in_the_bibliography():
@@ -300,6 +302,21 @@ def test_a_run_beside_its_prediction():
     assert row["seconds predicted"] == pytest.approx(seconds)
     assert row["seconds ratio"] == pytest.approx(seconds / 5)
     assert row["disk ratio"] == pytest.approx(4_198_912 * 4 / 2**20 / 16)
+
+
+def test_the_posters_ledger_beside_a_runs():
+    both = compute.ledgers(RUN)
+    assert both["poster"]["device hours"] == 108
+    assert both["poster"]["activations"] == 900e6
+    assert both["poster"]["activations a second"] == pytest.approx(
+        published("04-sae-training")["poster_rate"]
+    )
+    used = both["poster"]["rate"] / 312e12
+    assert used == pytest.approx(compute.poster_ledger()["ratio"]["hours"])
+    forward = 2 * (4 * 128**2 + 128 * 512) + 2 * 128 * 128
+    done = 4096 * (costs.topk_flops(512, 4096, 32) + forward)
+    assert both["run"]["operations"] == done
+    assert both["run"]["rate"] == pytest.approx(done / 5.0)
 
 
 def test_the_committed_files_can_be_read():

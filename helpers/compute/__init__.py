@@ -5,6 +5,7 @@ from helpers.compute.measured import (
     Device,
     devices,
     hours_table,
+    ledgers,
     memory_table,
     missing,
     readable,
@@ -17,6 +18,7 @@ from helpers.compute.measured import (
 from helpers.compute.plans import (
     cards,
     expansion_that_fills,
+    find_card,
     models_table,
     operations,
     plan_of,
@@ -28,8 +30,8 @@ from helpers.compute.plans import (
 
 __all__ = [
     "Device", "Plan", "Shape", "bill", "cards", "devices",
-    "expansion_that_fills", "hours_table", "memory_table", "missing",
-    "models_table", "operations", "plan_of", "poster", "poster_ledger",
-    "profiles_table", "readable", "recorded", "scaling", "shapes", "shown",
-    "work", "work_table",
+    "expansion_that_fills", "find_card", "hours_table", "ledgers",
+    "memory_table", "missing", "models_table", "operations", "plan_of",
+    "poster", "poster_ledger", "profiles_table", "readable", "recorded",
+    "scaling", "shapes", "shown", "work", "work_table",
 ]  # fmt: skip

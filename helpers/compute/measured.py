@@ -13,7 +13,7 @@ import pandas as pd
 
 from helpers import bench_results, paths
 from helpers.compute import costs
-from helpers.compute.plans import shapes
+from helpers.compute.plans import operations, plan_of, poster, shapes
 
 FILES = "bench", "bench-gpu"  # results of `make bench`, of any device
 RECORD = "costs"  # what runs took (helpers.compute.record)
@@ -165,14 +165,52 @@ def hours_table(run: dict, device: Device) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, "index")
 
 
+def ledgers(run: dict) -> pd.DataFrame:
+    """The poster's bill beside a run's: a column each.
+
+    The poster's operations rest on its plan in ``models.yaml``; hours and
+    devices are what each states. ``rate``: operations a second and device.
+    """
+    said, model = poster(), run["language_model"]
+    plan = plan_of(said["profile"], 1, 1, said["cards"])
+    saes = run["saes"].values()
+    both = {
+        "poster": {
+            "activations": plan.tokens * plan.saes,
+            "operations": operations(plan),
+            "device hours": said["hours"] * said["cards"],
+        },
+        "run": {
+            "activations": sum(sae["activations"] for sae in saes),
+            "operations": sum(_operations(sae, model) for sae in saes),
+            "device hours": sum(sae["seconds"] for sae in saes) / costs.HOUR,
+        },
+    }
+    for column in both.values():
+        seconds = column["device hours"] * costs.HOUR
+        column["activations a second"] = column["activations"] / seconds
+        column["rate"] = column["operations"] / seconds
+    return pd.DataFrame(both)
+
+
+def _operations(sae: dict, model: dict) -> float:
+    """Of training an autoencoder, the forward pass that feeds it included."""
+    each = _sae_flops(sae) + _forward(model, post=True)
+    return sae["activations"] * each
+
+
+def _sae_flops(sae: dict) -> float:
+    size = sae["d_in"], sae["d_sae"]
+    if sae["kind"] == "TopK":
+        return costs.topk_flops(*size, sae["k"])
+    return costs.dense_flops(*size)
+
+
 def _guess(sae: dict, model: dict, device: Device) -> dict[str, float]:
     size, tokens = (sae["d_in"], sae["d_sae"]), sae["activations"]
     kind, batch = sae["kind"], sae["batch"]
-    flops = costs.dense_flops(*size)
-    if kind == "TopK":
-        flops = costs.topk_flops(*size, sae["k"])
     forward = _forward(model, post=True)
-    seconds = flops / device.sae[kind] + forward / device.model
+    seconds = _sae_flops(sae) / device.sae[kind] + forward / device.model
     held = costs.step_bytes(*size, kind, batch) + costs.buffer_bytes(size[0])
     return {
         "seconds": tokens * seconds,

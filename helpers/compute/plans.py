@@ -32,6 +32,13 @@ def cards() -> dict[str, dict]:
     return _content()["cards"]
 
 
+def find_card(name: str) -> dict:
+    """A card's peak and memory; InputError for one that is not known."""
+    if name not in cards():
+        raise unknown("card", name, cards())
+    return cards()[name]
+
+
 def poster() -> dict:
     """What the poster says: card, cards, hours, memory and disk (bytes)."""
     return _content()["poster"]
@@ -127,7 +134,7 @@ def poster_ledger() -> pd.DataFrame:
     published peak, so that theirs over ours is the share of it reached.
     """
     said = poster()
-    peak = cards()[said["card"]]["peak"]
+    peak = find_card(said["card"])["peak"]
     plan = plan_of(said["profile"], peak, peak, said["cards"])
     parts = costs.bill(plan)
     found = {
