@@ -49,7 +49,7 @@ def _is_measured(device: Device) -> bool:
 
 def _inputs(devices: Sequence[Device]) -> list[alt.Parameter]:
     """What the reader sets; the poster's case to begin with."""
-    start, said = plans.plan_of(START, 1, 1), plans.poster()
+    start, said = plans.find_profile(START), plans.poster()
 
     def slide(name, value, low, high, step, label):
         bind = alt.binding_range(min=low, max=high, step=step, name=label)
@@ -59,19 +59,20 @@ def _inputs(devices: Sequence[Device]) -> list[alt.Parameter]:
         bind = alt.binding_select(options=list(options), name=label)
         return alt.param(name=name, value=value, bind=bind)
 
-    power = round(math.log10(start.tokens), 3)
+    power = round(math.log10(start["tokens"]), 3)
+    fold = start["d_sae"] // start["d_in"]
     names = [*(device.name for device in devices), *plans.cards()]
     kinds = alt.binding_radio(options=["TopK", "dense"], name="kind of SAE ")
     expansions = [2**n for n in range(9)]
     return [
         slide("power", power, 5, 11, 0.004, "tokens, 10 to the power of "),
-        slide("d_in", start.d_in, 64, 8192, 64, "d_in "),
-        choose("expansion", start.d_sae // start.d_in, expansions,
-               "expansion "),
-        slide("layers", start.saes, 1, 40, 1, "layers with an SAE "),
-        slide("depth", 6, 1, 40, 1, "layers of the model that run "),
-        choose("model", START, plans.shapes(), "language model "),
-        alt.param(name="kind", value="dense", bind=kinds),
+        slide("d_in", start["d_in"], 64, 8192, 64, "d_in "),
+        choose("expansion", fold, expansions, "expansion "),
+        slide("layers", start["saes"], 1, 40, 1, "layers with an SAE "),
+        slide("depth", start["read"], 1, 40, 1,
+              "layers of the model that run "),
+        choose("model", start["model"], plans.shapes(), "language model "),
+        alt.param(name="kind", value=start["kind"], bind=kinds),
         choose("device", said["card"], names, "device "),
         slide("cards", said["cards"], 1, 16, 1, "how many "),
         slide("share", 0.1, 0.01, 1, 0.01,
@@ -94,10 +95,12 @@ def _derived(devices: Sequence[Device]) -> list[alt.Parameter]:
     reached += "? 1 : share)"
     rate = f"(kind == 'TopK' ? {_look('device', names, kinds['TopK'])} : "
     rate += f"{_look('device', names, kinds['dense'])})"
+    depths = [shape.layers for shape in shapes.values()]
     layer = [costs.layer_parameters(shape) for shape in shapes.values()]
     attn = [shape.d_attn for shape in shapes.values()]
     held = [2 * costs.model_parameters(shape) for shape in shapes.values()]
     formulas = {
+        "run": f"min(depth, {_look('model', shapes, depths)})",
         "per_layer": _look("model", shapes, layer),
         "d_attn": _look("model", shapes, attn),
         "model_bytes": _look("model", shapes, held),
@@ -113,7 +116,6 @@ def _plan(p: dict[str, alt.Parameter]) -> costs.Plan:
     """The plan that the parameters describe."""
     d_sae = p["d_in"] * p["expansion"]
     is_topk = p["kind"] == "TopK"
-    run = p["depth"] * p["per_layer"]
     return costs.Plan(
         tokens=alt.expr.pow(10, p["power"]), d_in=p["d_in"], d_sae=d_sae,
         saes=p["layers"], cards=p["cards"],
@@ -123,7 +125,7 @@ def _plan(p: dict[str, alt.Parameter]) -> costs.Plan:
             costs.dense_flops(p["d_in"], d_sae),
         ),
         model_flops=costs.forward_flops(
-            run, p["depth"], costs.CONTEXT, p["d_attn"]
+            p["run"] * p["per_layer"], p["run"], costs.CONTEXT, p["d_attn"]
         ),
         sae_rate=p["sae_rate"], model_rate=p["model_rate"],
         model_bytes=p["model_bytes"],
@@ -161,14 +163,16 @@ def _panel(name: str, parts: dict) -> alt.LayerChart:
 def _title() -> alt.TitleParams:
     """What is computed, and which part of it was measured."""
     what = (
-        "format(pow(10, power), '.3~s') + ' tokens, ' + layers + ' SAE' + "
-        "(layers > 1 ? 's' : '') + ' of ' + format(d_in, ',') + ' x ' + "
-        "format(d_in * expansion, ',') + ', ' + cards + ' x ' + device"
+        "format(pow(10, power), '.3~s') + ' tokens, ' + run + ' layer' + "
+        "(run > 1 ? 's' : '') + ' of ' + model + '; ' + layers + ' ' + "
+        "kind + ' SAE' + (layers > 1 ? 's' : '')"
+        " + ' of ' + format(d_in, ',') + ' x ' + format(d_in * expansion, ',')"
     )
     source = (
-        "is_card ? 'Arithmetic: you say that ' + format(share, '.0%') + ' of "
-        "its published peak is reached; nothing was measured on it.' : "
-        "'Rates measured on this device at one size, scaled by arithmetic.'"
+        "'on ' + cards + ' x ' + device + (is_card ? ' at ' + "
+        "format(share, '.0%') + ' of its published peak: arithmetic, "
+        "nothing was measured on it' : ': rates measured on it at one size, "
+        "the rest is arithmetic')"
     )
     lines = alt.ExprRef(f"[{what}, {source}]")
     return alt.TitleParams(text=lines, fontWeight="normal", fontSize=13)

@@ -44,13 +44,18 @@ def poster() -> dict:
     return _content()["poster"]
 
 
+def find_profile(name: str) -> dict:
+    """A profile's row of the file; InputError for one that is not in it."""
+    known = _content()["profiles"]
+    if name not in known:
+        raise unknown("profile", name, known)
+    return known[name]
+
+
 def plan_of(profile: str, sae_rate, model_rate, number=1) -> Plan:
     """A profile's plan on ``number`` cards of these rates (operations a
     second). Raises InputError for a profile that is not in the file."""
-    known = _content()["profiles"]
-    if profile not in known:
-        raise unknown("profile", profile, known)
-    row = known[profile]
+    row = find_profile(profile)
     shape, size = shapes()[row["model"]], (row["d_in"], row["d_sae"])
     kind = row["kind"]
     return Plan(
