@@ -346,6 +346,9 @@ def test_recording_a_run(tmp_path, monkeypatch, written, capsys):
     assert mini["language_model"]["train_tokens"] == 50
     # two stages overlap and one stands alone: 10 + 5 + 2 seconds
     assert mini["chapters"]["04-sae-training"]["seconds"] == 17
+    row = compute.runs_table({"mini": mini}).loc["mini"]
+    assert row["minutes"] == 17 / 60 and row["memory"] == 5 / 1024
+    assert compute.runs_table({}).empty
 
 
 def pretend_run(profile: str) -> None:

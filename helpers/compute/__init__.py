@@ -10,6 +10,7 @@ from helpers.compute.measured import (
     missing,
     readable,
     recorded,
+    runs_table,
     scaling,
     shown,
     work,
@@ -33,5 +34,5 @@ __all__ = [
     "expansion_that_fills", "find_card", "hours_table", "ledgers",
     "memory_table", "missing", "models_table", "operations", "plan_of",
     "poster", "poster_ledger", "profiles_table", "readable", "recorded",
-    "scaling", "shapes", "shown", "work", "work_table",
+    "runs_table", "scaling", "shapes", "shown", "work", "work_table",
 ]  # fmt: skip

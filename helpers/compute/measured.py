@@ -145,6 +145,25 @@ def recorded() -> dict:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
+def runs_table(runs: dict) -> pd.DataFrame:
+    """A row a recorded profile: device, minutes of all its chapters, peak
+    memory of the largest process (GiB, of the computer, not of a card) and
+    disk (GiB)."""
+    rows = {
+        profile: {
+            "device": f"{run['device']}, {run['threads']} threads",
+            "minutes": sum(c["seconds"] for c in run["chapters"].values()) / 60,
+            "memory": max(
+                c["peak_memory_mib"] for c in run["chapters"].values()
+            ) / 1024,
+            "disk": run["disk_mib"] / 1024,
+        }
+        for profile, run in runs.items()
+    }  # fmt: skip
+    columns = ["device", "minutes", "memory", "disk"]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
 def hours_table(run: dict, device: Device) -> pd.DataFrame:
     """A run's autoencoders: what they took, and what the bill says.
 
