@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from helpers.charts.theme import BLUE, GREY, INK, VERMILLION, WIDTH
+from helpers.charts.theme import BLUE, GREY, INK, VERMILLION
 from helpers.compute import costs, plans
 from helpers.compute.measured import Device
 from helpers.conclusions import FAILS, HOLDS, MISSING
@@ -21,6 +21,7 @@ PANELS = {
     "memory": ("Memory of each card", 1e9, "GB"),
     "disk": ("Disk, if activations are kept", 1e9, "GB"),
 }
+PHONE = 190  # px of a bar: with its labels it fits a narrow screen
 NUMBER = ",.3~r"  # three digits that count
 START = "gemma-2b"  # the profile that the sliders show first
 
@@ -155,27 +156,27 @@ def _panel(name: str, parts: dict) -> alt.LayerChart:
         x=x, y=rows, text="shown:N"
     )
     return (bars + labels).properties(
-        width=WIDTH - 250, height=alt.Step(24),
+        width=PHONE, height=alt.Step(24),
         title=alt.TitleParams(text=alt.ExprRef(words)),
     )  # fmt: skip
 
 
 def _title() -> alt.TitleParams:
     """What is computed, and which part of it was measured."""
-    what = (
+    lines = [
         "format(pow(10, power), '.3~s') + ' tokens, ' + run + ' layer' + "
-        "(run > 1 ? 's' : '') + ' of ' + model + '; ' + layers + ' ' + "
-        "kind + ' SAE' + (layers > 1 ? 's' : '')"
-        " + ' of ' + format(d_in, ',') + ' x ' + format(d_in * expansion, ',')"
-    )
-    source = (
+        "(run > 1 ? 's' : '') + ' of ' + model",
+        "layers + ' ' + kind + ' SAE' + (layers > 1 ? 's' : '') + ' of ' + "
+        "format(d_in, ',') + ' x ' + format(d_in * expansion, ',')",
         "'on ' + cards + ' x ' + device + (is_card ? ' at ' + "
-        "format(share, '.0%') + ' of its published peak: arithmetic, "
-        "nothing was measured on it' : ': rates measured on it at one size, "
-        "the rest is arithmetic')"
+        "format(share, '.0%') + ' of its peak:' : ':')",
+        "is_card ? 'arithmetic, nothing was measured on it' : "
+        "'rates measured on it at one size, the rest arithmetic'",
+    ]
+    text = alt.ExprRef(f"[{', '.join(lines)}]")
+    return alt.TitleParams(
+        text=text, fontWeight="normal", fontSize=13, frame="bounds"
     )
-    lines = alt.ExprRef(f"[{what}, {source}]")
-    return alt.TitleParams(text=lines, fontWeight="normal", fontSize=13)
 
 
 def _look(parameter: str, names, values) -> str:
@@ -231,6 +232,6 @@ def verdicts(table: pd.DataFrame) -> alt.Chart:
                                       alt.value(1)),
             tooltip=[f"{name}:N" for name in fields],
         )
-        .properties(width=alt.Step(max(70, 240 // len(names))),
+        .properties(width=alt.Step(max(60, 180 // len(names))),
                     height=alt.Step(24))
     )  # fmt: skip
