@@ -5,6 +5,8 @@ A chapter is current while
 - its *fingerprint* is the same: its code cells, its parameters, the helper
   modules it imports (transitively), the computing libraries' versions, and
   the files of the project that its metadata names as ``data``;
+- the headline numbers are the same that it compares, if its metadata say
+  ``compares`` (of this run, and of the other published profiles);
 - every artifact it read still has the content it read;
 - every artifact it wrote is still there.
 
@@ -15,7 +17,7 @@ another: a run that reproduces the same bytes makes nothing after it stale.
 import ast
 from pathlib import Path
 
-from helpers import artifacts, paths, sources
+from helpers import artifacts, conclusions, paths, sources
 from helpers.errors import InputError
 
 
@@ -25,9 +27,11 @@ def fingerprint(notebook, parameters: dict) -> str:
     modules = sources.closure(helper_modules(notebook))
     parts = [code, parameters, sources.hash_modules(modules),
              artifacts.versions()]  # fmt: skip
-    data = notebook.metadata.get("book", {}).get("data", [])
-    files = [paths.ROOT / name for name in data]
+    about = notebook.metadata.get("book", {})
+    files = [paths.ROOT / name for name in about.get("data", [])]
     parts += [file.read_text() for file in files if file.exists()]
+    if about.get("compares"):
+        parts.append(conclusions.gather(parameters["profile"]))
     return artifacts.hash_of(parts)
 
 
