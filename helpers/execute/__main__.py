@@ -47,7 +47,7 @@ def run(arguments) -> None:
     names = _selected(arguments.only, notebooks)
     model = origin.model_of({name: values[name] for name in names})
     if model:
-        origin.check(model)
+        origin.bring(model)
     start = time.monotonic()
     with _alone(profile):
         ran = [

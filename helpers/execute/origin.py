@@ -9,8 +9,7 @@ tagged ``pretrained``, which are prose alone, are left out of all others.
 import copy
 
 from helpers.errors import InputError
-from helpers.pretrained import folders, hub
-from helpers.pretrained.names import official
+from helpers.pretrained import folders
 
 TRAINED, PRETRAINED = "trained", "pretrained"
 
@@ -31,22 +30,18 @@ def model_of(values: dict[str, dict]) -> str:
     return next(iter(given.values()), "")
 
 
-def check(model: str) -> None:
-    """Raise InputError unless a model's files are here, or a hub has them.
+def bring(model: str) -> None:
+    """Have the files of a model here, downloaded if need be.
 
-    A run begins with it: the chapter that loads the model comes late.
+    A run begins with it, since the chapters that read the model come late.
+    Raises InputError where there is no such folder, or no hub has it.
     """
     try:
-        found = folders.local_folder(model)
+        folders.find(model)
     except InputError as error:
         raise InputError(
-            f"{error}; say which model with PARAMS=\"model=FOLDER\""
+            f"{error} (the run's model is named by PARAMS=\"model=...\")"
         ) from None
-    if found is None:
-        name = official(model)
-        found = hub.snapshot(name)
-        if found is None or not folders.is_complete(found):
-            folders.check_listed(hub.listing(name, folders.PATTERNS))
 
 
 def suited(notebook, is_pretrained: bool):
