@@ -11,6 +11,8 @@ import pytest
 from helpers import paths
 from helpers.errors import InputError
 from helpers.execute import chapters, origin, parameters
+from tests import checkpoints
+from tests.hub import Hub
 
 NOTEBOOKS = chapters.sources()
 
@@ -67,6 +69,15 @@ def test_all_chapters_have_one_model():
         origin.model_of(values)
 
 
+def execute(*words):
+    """`make execute PROFILE=local`, in a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "helpers.execute", "run", "--profile", "local",
+         *words],
+        cwd=paths.ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("word, said", [
     ("", "no folder /path/to/its/folder"),
     ("model=/tmp", "/tmp holds no whole model: it lacks config.json"),
@@ -74,12 +85,38 @@ def test_all_chapters_have_one_model():
 def test_a_missing_model_is_told_at_once(tmp_path, monkeypatch, word, said):
     monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path))
     begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "helpers.execute", "run", "--profile", "local",
-         "--params", word],
-        cwd=paths.ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    done = execute("--params", word)
     assert time.monotonic() - begun < 10
     assert done.returncode == 2 and done.stdout == ""
     assert said in done.stderr and done.stderr.count("\n") == 1
     assert "PARAMS" in done.stderr
+
+
+V5 = "gpt2-small-resid-post-v5-32k"
+
+
+@pytest.mark.parametrize("release, sae_id, hook_point, more, said", [
+    (V5, "blocks.3.hook_resid_post", "blocks.3.hook_resid_post",
+     "center_writing_weights=true",
+     "needs gpt2 loaded with center_writing_weights=False, not True"),
+    ("gpt2-small-res-jb", "blocks.2.hook_resid_pre",
+     "blocks.1.hook_resid_pre", "center_writing_weights=true",
+     "trained on blocks.2.hook_resid_pre and means nothing on 'blocks.1"),
+])  # fmt: skip
+def test_a_published_sae_that_does_not_belong_stops_the_run(
+    tmp_path, monkeypatch, release, sae_id, hook_point, more, said
+):
+    """By the real clients, from the hub: one sentence, status 2."""
+    words = (f"model=gpt2 hook_point={hook_point} release={release} "
+             f"sae_id={sae_id} {more}")  # fmt: skip
+    with Hub(checkpoints.repositories()) as hub:
+        for name, value in [("HF_ENDPOINT", hub.url),
+                            ("HF_HOME", str(tmp_path / "home")),
+                            ("BOOK_ARTIFACTS", str(tmp_path / "artifacts"))]:
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        done = execute("--params", words)
+    assert done.returncode == 2 and done.stdout == ""
+    lines = [n for n in done.stderr.splitlines() if n.strip() and "%|" not in n]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert said in lines[0]

@@ -18,7 +18,7 @@ from helpers import (
 from helpers.errors import InputError
 from helpers.language_model import load_language_model
 from helpers.pretrained import stage, vocabulary
-from helpers.train import load_log, load_sae, make_saes
+from helpers.train import load_log, load_sae, make_sae, make_saes
 from tests import checkpoints
 from tests.hub import Hub
 
@@ -130,6 +130,27 @@ def test_another_tokenizer_is_refused(run, root):
             corpus=paths.natural_text(profile))  # fmt: skip
 
 
+def test_text_of_another_tokenizer_trains_no_sae(run, root):
+    profile, model, _, tokens, _ = run
+    other = checkpoints.model_folder(
+        "llama" if profile != "llama" else "gpt2", root / f"alien-{profile}")
+    alien = stage.make_language_model(profile, str(other), "alien", context=32)
+    with pytest.raises(InputError, match="tokenizer is not that of"):
+        make_sae(profile, "alien", alien, tokens)
+    with pytest.raises(InputError, match="tokenizer is not that of"):
+        make_saes(profile, {"alien": {}}, alien, tokens)
+    vocabulary.make_tokenizer(profile, str(other))
+    with pytest.raises(InputError, match="cut by another tokenizer than the"):
+        make_sae(profile, "x", model, tokens)
+    vocabulary.make_tokenizer(profile, str(root / profile))
+
+
+def test_a_text_that_is_too_long_is_told(run):
+    predict = language_model.predictor(load_language_model(run[1]))
+    with pytest.raises(InputError, match="has 65 tokens.*reads 64 at most"):
+        predict(np.ones((1, 65)))
+
+
 def test_controls_of_a_pretrained_model(run):
     profile, model, _, tokens, _ = run
     streams = text.load_tokens(tokens)
@@ -208,7 +229,12 @@ def test_published_saes_become_artifacts(root):
             made = stage.make_sae("jb", "jb-4", *place, right)
             with pytest.raises(InputError, match="center_writing_weights"):
                 stage.make_sae("jb", "jb-4-wrong", *place, wrong)
+            where = "blocks.3.hook_resid_pre"
+            with pytest.raises(InputError, match="trained on blocks.4.*means"):
+                stage.make_sae("jb", "jb-4-there", *place, right, where)
     assert load_sae(made).hook_point == "blocks.4.hook_resid_pre"
+    metadata = json.loads((made / "cfg.json").read_text())["metadata"]
+    assert metadata["model_name"] == "gpt2-small"
 
 
 def test_large_vocabularies_keep_their_numbers():

@@ -45,9 +45,7 @@ def run(arguments) -> None:
     profile = arguments.profile
     values = parameters.resolve(notebooks, profile, arguments.params)
     names = _selected(arguments.only, notebooks)
-    model = origin.model_of({name: values[name] for name in names})
-    if model:
-        origin.bring(model)
+    model = origin.bring({name: values[name] for name in names})
     start = time.monotonic()
     with _alone(profile):
         ran = [

@@ -12,6 +12,7 @@ from helpers.errors import InputError
 from helpers.pretrained import folders
 
 TRAINED, PRETRAINED = "trained", "pretrained"
+CENTER = "center_writing_weights"
 
 
 def model_of(values: dict[str, dict]) -> str:
@@ -30,18 +31,32 @@ def model_of(values: dict[str, dict]) -> str:
     return next(iter(given.values()), "")
 
 
-def bring(model: str) -> None:
-    """Have the files of a model here, downloaded if need be.
+def bring(values: dict[str, dict]) -> str:
+    """Have here the model that chapters are given, and a published SAE.
 
-    A run begins with it, since the chapters that read the model come late.
-    Raises InputError where there is no such folder, or no hub has it.
+    A run begins with it, since the chapters that read them come late: the
+    files are downloaded if need be, and the SAE must be one for this model,
+    at the place where the chapters look, loaded as they load it. The model;
+    nothing if there is none. Raises InputError for what cannot be had or
+    does not belong together.
     """
+    model = model_of(values)
+    if not model:
+        return ""
     try:
         folders.find(model)
     except InputError as error:
         raise InputError(
             f"{error} (the run's model is named by PARAMS=\"model=...\")"
         ) from None
+    given = {k: v for each in values.values() for k, v in each.items()}
+    if given.get("release"):
+        from helpers.pretrained.saes import load_sae
+
+        load_sae(given["release"], given["sae_id"]).check_names(
+            model, given[CENTER], given["hook_point"]
+        )
+    return model
 
 
 def suited(notebook, is_pretrained: bool):
