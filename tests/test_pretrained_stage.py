@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from helpers import (
     activations,
@@ -18,7 +19,9 @@ from helpers import (
 from helpers.errors import InputError
 from helpers.language_model import load_language_model
 from helpers.pretrained import stage, vocabulary
-from helpers.train import load_log, load_sae, make_sae, make_saes
+from helpers.train import load_log, load_sae, make_saes
+from helpers.train.__main__ import main as train
+from helpers.train.inputs import check_tokens
 from tests import checkpoints
 from tests.hub import Hub
 
@@ -130,18 +133,25 @@ def test_another_tokenizer_is_refused(run, root):
             corpus=paths.natural_text(profile))  # fmt: skip
 
 
-def test_text_of_another_tokenizer_trains_no_sae(run, root):
+def test_text_of_another_tokenizer_trains_no_sae(
+    run, root, tmp_path, capsys
+):
     profile, model, _, tokens, _ = run
     other = checkpoints.model_folder(
         "llama" if profile != "llama" else "gpt2", root / f"alien-{profile}")
     alien = stage.make_language_model(profile, str(other), "alien", context=32)
+    check_tokens(model, tokens)
     with pytest.raises(InputError, match="tokenizer is not that of"):
-        make_sae(profile, "alien", alien, tokens)
-    with pytest.raises(InputError, match="tokenizer is not that of"):
-        make_saes(profile, {"alien": {}}, alien, tokens)
+        check_tokens(alien, tokens)
+    wanted = tmp_path / "saes.yaml"
+    wanted.write_text(yaml.safe_dump(
+        {"profile": profile, "model": "alien", "saes": {"x": {}}}))
+    assert train([str(wanted)]) == 2
+    said = capsys.readouterr().err
+    assert "tokenizer is not that of" in said and said.count("\n") == 1
     vocabulary.make_tokenizer(profile, str(other))
     with pytest.raises(InputError, match="cut by another tokenizer than the"):
-        make_sae(profile, "x", model, tokens)
+        check_tokens(model, tokens)
     vocabulary.make_tokenizer(profile, str(root / profile))
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -378,7 +377,7 @@ def test_too_few_activations():
 )
 def test_bad_settings(wrong, sentence):
     with pytest.raises(InputError, match=sentence):
-        train.make_sae("p", "n", Path("m"), Path("t"), **wrong)
+        train.make_sae("p", "n", None, None, **wrong)
 
 
 def test_unknown_architecture():

@@ -4,11 +4,10 @@
 where it starts, ``meter`` what is counted, ``resampling`` how L1's dead
 latents are drawn anew, ``revival`` AuxK, ``checkpoint`` and ``guard`` what
 lets a stopped run go on, ``stage`` the way from a language model to an
-artifact, ``checked`` what is asked before it.
+artifact.
 """
 
 from helpers.sae import build
-from helpers.train.checked import make_sae, make_saes
 from helpers.train.checkpoint import Checkpoints
 from helpers.train.loop import (
     Job,
@@ -21,7 +20,7 @@ from helpers.train.loop import (
 from helpers.train.meter import Meter
 from helpers.train.revival import add_aux_gradients
 from helpers.train.settings import Settings, learning_rate
-from helpers.train.stage import LOG, load_log, load_sae
+from helpers.train.stage import LOG, load_log, load_sae, make_sae, make_saes
 from helpers.train.start import SAMPLE, geometric_median, unit_scale
 
 __all__ = [
