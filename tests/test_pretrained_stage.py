@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from helpers import (
     paths,
     text,
 )
+from helpers.compare import Contrast, layers
 from helpers.errors import InputError
 from helpers.language_model import load_language_model
 from helpers.pretrained import stage, vocabulary
@@ -90,6 +92,32 @@ def test_each_layer_gets_an_sae_that_learns(run):
         sae = load_sae(path)
         assert sae.hook_point == f"blocks.{layer}.hook_resid_post"
         assert sae.d_in == activations.width(network, sae.hook_point)
+
+
+def test_layers_are_compared_each_by_its_own_sae(run):
+    """Against activations of each hook point, encoded one text at a time."""
+    profile, model, tokenizer, _, saes = run
+    texts = [f"{word} {line}" for line in checkpoints.TEXT
+             for word in ("jumps", "vow")]  # fmt: skip
+    documents = pd.DataFrame({
+        "text": texts, "label": ["a", "b"] * 4, "group": np.arange(8) // 2,
+    })  # fmt: skip
+    depth = layers.study(profile, documents, [Contrast("a", "b")],
+                         threshold=1e-3, min_documents=2)  # fmt: skip
+    assert depth.count == 5 and depth.leads.startswith("a vs b: layer ")
+    network = load_language_model(model)
+    encoder = text.load_tokenizer(tokenizer)
+    for layer, path in zip(LAYERS, saes.values(), strict=True):
+        sae, maxima = load_sae(path), []
+        for ids in (e.ids[:31] for e in encoder.encode_batch(texts)):
+            rows = torch.tensor([[0, *ids]])
+            x = activations.run(network, rows, [sae.hook_point])
+            f = sae.encode(x[sae.hook_point][0, 1:])
+            maxima.append(f.max(0).values.numpy())
+        gap = np.mean(maxima[::2], axis=0) - np.mean(maxima[1::2], axis=0)
+        found = depth.deflections[depth.deflections["layer"] == layer]
+        np.testing.assert_allclose(found["deflection"], gap[found["feature"]],
+                                   atol=2e-2)  # float16 is stored
 
 
 def test_quality_and_features_of_a_pretrained_model(run):

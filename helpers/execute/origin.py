@@ -60,11 +60,18 @@ def bring(values: dict[str, dict]) -> str:
 
 
 def suited(notebook, is_pretrained: bool):
-    """A copy of a notebook without the cells that are not for this run."""
+    """A copy of a notebook without the cells that are not for this run.
+
+    Those that stay lose the tag, which has done its work.
+    """
     unwanted = TRAINED if is_pretrained else PRETRAINED
     copied = copy.deepcopy(notebook)
     copied.cells = [
         cell for cell in copied.cells
         if unwanted not in cell.metadata.get("tags", [])
     ]  # fmt: skip
+    for cell in copied.cells:
+        tags = cell.metadata.pop("tags", [])
+        if kept := [t for t in tags if t not in (TRAINED, PRETRAINED)]:
+            cell.metadata["tags"] = kept
     return copied
