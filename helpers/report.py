@@ -12,15 +12,21 @@ PREFIX = "application/papermill.record/"
 
 
 def number(
-    name: str, value: float, spec: str = ".2f", *, rel: float = 0.05
-) -> None:
+    name: str, value: float, spec: str = ".2f", *, rel: float = 0.05,
+    missing: str = "",
+) -> None:  # fmt: skip
     """Store a headline number as ``name`` for the prose and the results.
 
     ``spec`` is how the prose shows it; ``rel`` the relative difference from
     the published value that another machine may show. Raises ValueError for
-    a number that is not finite: a chapter must not print one unawares.
+    a number that is not finite: a chapter must not print one unawares. Where
+    a number may be undefined (an interval of too few), ``missing`` are the
+    words for it.
     """
     value = float(value)
+    if missing and not math.isfinite(value):
+        text(name, missing)
+        return
     if not math.isfinite(value):
         raise ValueError(f"headline number {name!r} is {value}")
     headline = {"value": value, "relative_tolerance": rel}

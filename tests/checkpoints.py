@@ -23,11 +23,6 @@ TEXT = [
     "Sphinx of black quartz: judge my vow! Pack my box with five dozen jugs.",
     "def f(x):\n    return x + 1\n", "El veloz murciélago hindú comía feliz.",
 ]  # fmt: skip
-SHARED = dict(
-    hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS,
-    num_attention_heads=HEADS, num_key_value_heads=2, head_dim=8,
-    max_position_embeddings=CONTEXT,
-)  # fmt: skip
 
 
 def gpt2_tokenizer():
@@ -115,18 +110,31 @@ def _llama_text() -> dict[str, bytes]:
 TEXTS = {"gpt2": _gpt2_text, "llama": _llama_text}
 
 
+def shape(width: int = WIDTH, context: int = CONTEXT) -> dict:
+    """Sizes in the names that all but GPT-2's configuration use."""
+    return dict(
+        hidden_size=width, intermediate_size=2 * width,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=2, head_dim=width // HEADS,
+        max_position_embeddings=context,
+    )  # fmt: skip
+
+
 @functools.cache
-def model_files(kind: str, seed: int = 0, shard: str = "5GB"):
+def model_files(
+    kind: str, seed: int = 0, shard: str = "5GB", width: int = WIDTH,
+    context: int = CONTEXT,
+):  # fmt: skip
     """The files of a tiny model: gpt2, llama, gemma, gemma2 or gemma3."""
     import transformers
 
     text = TEXTS.get(kind, _gemma_text)()
     size = json.loads(text["tokenizer.json"])["model"]["vocab"]
     size = len(size) + (kind == "gpt2")  # <|endoftext|> is an added token
-    common = SHARED | {"vocab_size": size}
+    common = shape(width, context) | {"vocab_size": size}
     kinds = {
         "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(
-            vocab_size=size, n_positions=CONTEXT, n_embd=WIDTH,
+            vocab_size=size, n_positions=context, n_embd=width,
             n_layer=LAYERS, n_head=HEADS,
             bos_token_id=size - 1, eos_token_id=size - 1)),
         "llama": lambda: transformers.LlamaForCausalLM(
@@ -149,10 +157,10 @@ def model_files(kind: str, seed: int = 0, shard: str = "5GB"):
     return files | text
 
 
-def model_folder(kind: str, folder: Path, seed: int = 0) -> Path:
+def model_folder(kind: str, folder: Path, seed: int = 0, **size) -> Path:
     """The same as a folder on disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in model_files(kind, seed).items():
+    for name, content in model_files(kind, seed, **size).items():
         (folder / name).write_bytes(content)
     return folder
 

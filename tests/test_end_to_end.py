@@ -21,7 +21,7 @@ import yaml
 from helpers import features, paths, synthesis, text, train
 from helpers.execute import chapters, results
 from helpers.sae.interchange import WEIGHTS
-from tests import browser
+from tests import browser, checkpoints
 
 NOTEBOOKS = chapters.sources()
 
@@ -56,6 +56,36 @@ def test_every_chapter_runs_and_the_book_builds(smoke):
 def test_running_again_runs_nothing(smoke):
     said = execute("run", "--profile", "smoke", BOOK_ARTIFACTS=str(smoke[0]))
     assert f"0 of {len(NOTEBOOKS)} chapters ran" in said
+
+
+LEAST = (  # what a run of another's model adds need not be measured well
+    "tokens=20000 held_out_documents=4 topk_activations=6000 "
+    "l1_activations=6000 short_activations=4000 sizes=1,2 05:sample=4 "
+    "05:documents=4 factor_documents=20 10:documents=20 "
+    "hook_point=blocks.2.hook_resid_post context=64"
+)
+
+
+def test_every_chapter_on_a_model_from_elsewhere(smoke, tmp_path):
+    """A folder with GPT-2's five layers; corpora are the smoke run's."""
+    root = tmp_path / "artifacts"
+    for part in ("corpora", "natural_text", "superposition"):
+        shutil.copytree(smoke[0] / "smoke" / part, root / "local" / part)
+    model = checkpoints.model_folder("gpt2", tmp_path / "gpt2", context=512)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.one_process", "local",
+         f"model={model} {LEAST}"],
+        cwd=paths.ROOT, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "BOOK_ARTIFACTS": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(re.findall(r"^[01A].*: .* s$", done.stdout, re.M)) == len(
+        NOTEBOOKS)  # fmt: skip
+    made = {p.name for p in (root / "local/language_models").iterdir()}
+    assert made == {"A", "untrained", "shuffled"}
+    for layer in range(checkpoints.LAYERS):
+        sae = train.load_sae(root / f"local/saes/layer-{layer}")
+        assert sae.hook_point == f"blocks.{layer}.hook_resid_post"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -1,4 +1,8 @@
-"""`make fetch` against a hub of our own: listed, asked, cut, killed."""
+"""`make fetch` against a hub of our own: listed, asked, cut, killed.
+
+A run of a profile whose model is on the hub begins with the same download,
+so where the hub fails both are asked to do the same.
+"""
 
 import re
 import signal
@@ -49,6 +53,52 @@ def start(*words):
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
+
+
+COMMANDS = {
+    "fetch": ("helpers.fetch", "--profile", "gpt2", "--yes"),
+    "run": ("helpers.execute", "run", "--profile", "local", "--params",
+            "model=gpt2"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def begin(server, tmp_path, monkeypatch):
+    """begin(name) starts one of the commands, in folders of its own."""
+    monkeypatch.setenv("BOOK_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    return lambda name: subprocess.Popen(
+        [sys.executable, "-m", *COMMANDS[name]], text=True, cwd=paths.ROOT,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def refused(run, server) -> str:
+    """The one sentence with which it stops, status 2, within 10 seconds of
+    its first question (or of its start, if it asks nothing)."""
+    begun = time.monotonic()
+    while run.poll() is None and not server.requests:
+        time.sleep(0.02)
+    if server.requests:
+        begun = time.monotonic()
+    said = run.communicate(timeout=30)[1]
+    assert time.monotonic() - begun < 10 and run.returncode == 2, said
+    lines = [line for line in said.splitlines()
+             if line.strip() and "%|" not in line]  # a bar is no sentence
+    assert len(lines) == 1 and lines[0].startswith("error: "), said
+    return lines[0]
+
+
+def finishes(run) -> None:
+    """Wait until the model is there; what would follow is not wanted."""
+    until = time.monotonic() + 30
+    while files.snapshot("openai-community/gpt2") is None:
+        assert run.poll() in (None, 0) and time.monotonic() < until
+        time.sleep(0.05)
+    run.kill()
+    run.communicate()
+    assert weights().read_bytes() == MODEL["model.safetensors"]
 
 
 def weights():
@@ -123,14 +173,53 @@ def test_interrupted_or_unanswered_it_says_so(server):
     assert quiet.returncode == 2 and said.endswith("without asking\n")
 
 
-def test_without_a_network_it_stops_in_time(server, monkeypatch):
+@pytest.mark.parametrize("name, how", [
+    ("fetch", "cut"), ("run", "cut"), ("run", "silent")
+])  # fmt: skip
+def test_a_hub_that_fails_in_the_middle(server, begin, name, how):
+    """It stops in time and goes on from the last byte in the next run."""
+    if how == "silent":
+        server.stall("model.safetensors", after=900_000, seconds=60)
+    else:
+        server.cut("model.safetensors", after=900_000)
+        server.cut("model.safetensors", after=0, times=9)
+    said = refused(begin(name), server)
+    assert "was cut off" in said and "run again" in said
+    kept = partial()[0].stat().st_size
+    server.reset()
+    finishes(begin(name))
+    ranges = [r for _, path, r in server.requests
+              if path.startswith("/cdn/openai")]  # fmt: skip
+    assert ranges == [f"bytes={kept}-"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_without_a_network_it_stops_in_time(server, begin, name, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    begun = time.monotonic()
-    run = start("--profile", "distilgpt2", "--yes")
-    said = run.communicate(timeout=30)[0]
-    assert time.monotonic() - begun < 10
-    assert run.returncode == 2 and said.count("\n") == 1
-    assert "cannot be reached" in said and "Traceback" not in said
+    assert "cannot be reached" in refused(begin(name), server)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    finishes(begin(name))
+
+
+@pytest.mark.parametrize("fault, said", [
+    ("gated", "is gated"), ("down", "error 503"), ("unknown", "no repository"),
+    ("corrupted", "damaged on its way"), ("offline", "HF_HUB_OFFLINE is set"),
+])  # fmt: skip
+def test_a_run_says_what_is_wrong_at_once(
+    server, begin, monkeypatch, fault, said
+):
+    name = "openai-community/gpt2"
+    if fault == "gated":
+        server.repositories[name] = Repository(MODEL, token="good")
+    elif fault == "down":
+        server.status = 503
+    elif fault == "unknown":
+        del server.repositories[name]
+    elif fault == "corrupted":
+        server.corrupt("model.safetensors")
+    else:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert said in refused(begin("run"), server)
 
 
 @pytest.mark.parametrize("profile", ("gpt2", "distilgpt2", "gemma-2b",

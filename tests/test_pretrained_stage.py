@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 
 from helpers import (
     activations,
@@ -15,10 +17,13 @@ from helpers import (
     paths,
     text,
 )
+from helpers.compare import Contrast, layers
 from helpers.errors import InputError
 from helpers.language_model import load_language_model
 from helpers.pretrained import stage, vocabulary
 from helpers.train import load_log, load_sae, make_saes
+from helpers.train.__main__ import main as train
+from helpers.train.inputs import check_tokens
 from tests import checkpoints
 from tests.hub import Hub
 
@@ -89,6 +94,32 @@ def test_each_layer_gets_an_sae_that_learns(run):
         assert sae.d_in == activations.width(network, sae.hook_point)
 
 
+def test_layers_are_compared_each_by_its_own_sae(run):
+    """Against activations of each hook point, encoded one text at a time."""
+    profile, model, tokenizer, _, saes = run
+    texts = [f"{word} {line}" for line in checkpoints.TEXT
+             for word in ("jumps", "vow")]  # fmt: skip
+    documents = pd.DataFrame({
+        "text": texts, "label": ["a", "b"] * 4, "group": np.arange(8) // 2,
+    })  # fmt: skip
+    depth = layers.study(profile, documents, [Contrast("a", "b")],
+                         threshold=1e-3, min_documents=2)  # fmt: skip
+    assert depth.count == 5 and depth.leads.startswith("a vs b: layer ")
+    network = load_language_model(model)
+    encoder = text.load_tokenizer(tokenizer)
+    for layer, path in zip(LAYERS, saes.values(), strict=True):
+        sae, maxima = load_sae(path), []
+        for ids in (e.ids[:31] for e in encoder.encode_batch(texts)):
+            rows = torch.tensor([[0, *ids]])
+            x = activations.run(network, rows, [sae.hook_point])
+            f = sae.encode(x[sae.hook_point][0, 1:])
+            maxima.append(f.max(0).values.numpy())
+        gap = np.mean(maxima[::2], axis=0) - np.mean(maxima[1::2], axis=0)
+        found = depth.deflections[depth.deflections["layer"] == layer]
+        np.testing.assert_allclose(found["deflection"], gap[found["feature"]],
+                                   atol=2e-2)  # float16 is stored
+
+
 def test_quality_and_features_of_a_pretrained_model(run):
     profile, model, tokenizer, tokens, saes = run
     if profile == "gemma":  # the slowest part, once
@@ -128,6 +159,34 @@ def test_another_tokenizer_is_refused(run, root):
         features.make_features(
             profile, "neurons", "wrong", model=model, tokenizer=wrong,
             corpus=paths.natural_text(profile))  # fmt: skip
+
+
+def test_text_of_another_tokenizer_trains_no_sae(
+    run, root, tmp_path, capsys
+):
+    profile, model, _, tokens, _ = run
+    other = checkpoints.model_folder(
+        "llama" if profile != "llama" else "gpt2", root / f"alien-{profile}")
+    alien = stage.make_language_model(profile, str(other), "alien", context=32)
+    check_tokens(model, tokens)
+    with pytest.raises(InputError, match="tokenizer is not that of"):
+        check_tokens(alien, tokens)
+    wanted = tmp_path / "saes.yaml"
+    wanted.write_text(yaml.safe_dump(
+        {"profile": profile, "model": "alien", "saes": {"x": {}}}))
+    assert train([str(wanted)]) == 2
+    said = capsys.readouterr().err
+    assert "tokenizer is not that of" in said and said.count("\n") == 1
+    vocabulary.make_tokenizer(profile, str(other))
+    with pytest.raises(InputError, match="cut by another tokenizer than the"):
+        check_tokens(model, tokens)
+    vocabulary.make_tokenizer(profile, str(root / profile))
+
+
+def test_a_text_that_is_too_long_is_told(run):
+    predict = language_model.predictor(load_language_model(run[1]))
+    with pytest.raises(InputError, match="has 65 tokens.*reads 64 at most"):
+        predict(np.ones((1, 65)))
 
 
 def test_controls_of_a_pretrained_model(run):
@@ -208,7 +267,12 @@ def test_published_saes_become_artifacts(root):
             made = stage.make_sae("jb", "jb-4", *place, right)
             with pytest.raises(InputError, match="center_writing_weights"):
                 stage.make_sae("jb", "jb-4-wrong", *place, wrong)
+            where = "blocks.3.hook_resid_pre"
+            with pytest.raises(InputError, match="trained on blocks.4.*means"):
+                stage.make_sae("jb", "jb-4-there", *place, right, where)
     assert load_sae(made).hook_point == "blocks.4.hook_resid_pre"
+    metadata = json.loads((made / "cfg.json").read_text())["metadata"]
+    assert metadata["model_name"] == "gpt2-small"
 
 
 def test_large_vocabularies_keep_their_numbers():

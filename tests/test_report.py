@@ -41,6 +41,15 @@ def test_number_that_is_not_finite_is_refused(value):
         report.number("lm_loss", value)
 
 
+def test_a_number_that_may_be_missing_says_so(shown):
+    report.number("low", math.nan, missing="unknown")
+    report.number("high", 0.5, missing="unknown")
+    (low, none), (high, headline) = shown
+    assert low == {report.PREFIX + "text/plain": "'unknown'"}
+    assert high == {report.PREFIX + "text/plain": "'0.50'"}
+    assert "headline" not in none and "headline" in headline
+
+
 def test_text_figures_and_tables_are_no_headline_numbers(shown):
     import altair as alt
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from helpers import artifacts, paths, progress
 from helpers.errors import InputError
-from helpers.execute import book, chapters, parameters, results
+from helpers.execute import book, chapters, origin, parameters, results
 
 
 def main(words: list[str] | None = None) -> int:
@@ -45,11 +45,12 @@ def run(arguments) -> None:
     profile = arguments.profile
     values = parameters.resolve(notebooks, profile, arguments.params)
     names = _selected(arguments.only, notebooks)
+    model = origin.bring({name: values[name] for name in names})
     start = time.monotonic()
     with _alone(profile):
         ran = [
-            _chapter(name, notebooks[name], profile, values[name],
-                     f"{number}/{len(names)}")
+            _chapter(name, origin.suited(notebooks[name], bool(model)),
+                     profile, values[name], f"{number}/{len(names)}")
             for number, name in enumerate(names, 1)
         ]
         _book(profile, complete=len(names) == len(notebooks))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from helpers.errors import InputError
 from helpers.language_model.transformer import token_losses
 from helpers.text.tokens import Tokens
 
@@ -104,13 +105,23 @@ def ablation_losses(
 
 def hooked_predictor(model, hook_point: str = "", value=None) -> Predictor:
     """A predictor through the HookedTransformer itself, the activation at
-    ``hook_point`` replaced by ``value`` (broadcast), or left as it is."""
+    ``hook_point`` replaced by ``value`` (broadcast), or left as it is.
+
+    It raises InputError for a row that is longer than the model can read.
+    """
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    longest = getattr(config, "max_position_embeddings", model.cfg.n_ctx)
 
     def replace(activation, hook):
         return activation if value is None else value.expand_as(activation)
 
     def predict(rows: np.ndarray) -> np.ndarray:
         tokens = torch.from_numpy(np.asarray(rows).astype(np.int64))
+        if tokens.shape[1] > longest:
+            raise InputError(
+                f"a text has {tokens.shape[1]} tokens and the model reads "
+                f"{longest} at most; take a model with a longer context"
+            )
         with torch.no_grad():
             losses = model.run_with_hooks(
                 tokens.to(model.cfg.device),

@@ -45,27 +45,43 @@ class PublishedSAE:
         (and to ``hook_point``, if one is given)."""
         from helpers.activations import width
 
-        what = f"the SAE {self.release}/{self.sae_id}"
-        if not same_model(self.model_name, str(pretrained.name)):
-            raise InputError(
-                f"{what} was trained on {self.model_name} and means nothing "
-                f"on {pretrained.name}; load that model (a folder must carry "
-                "its name)"
-            )
+        name = str(pretrained.name)
+        self._check_model(name)
         pretrained.check_hook_point(hook_point or self.hook_point)
-        if hook_point:
-            self.sae.check_hook_point(hook_point)
-        if self.center_writing_weights != pretrained.center_writing_weights:
-            raise InputError(
-                f"{what} needs {pretrained.name} loaded with "
-                f"{CENTER}={self.center_writing_weights}, not "
-                f"{pretrained.center_writing_weights}"
-            )
+        self.check_names(name, pretrained.center_writing_weights, hook_point)
         found = width(pretrained.model, self.hook_point)
         if found != self.sae.d_in:
             raise InputError(
-                f"{what} reads {self.sae.d_in} numbers a token, "
-                f"{pretrained.name} has {found} at {self.hook_point}"
+                f"{self.name} reads {self.sae.d_in} numbers a token, "
+                f"{name} has {found} at {self.hook_point}"
+            )
+
+    def check_names(
+        self, model: str, center_writing_weights: bool, hook_point: str = ""
+    ) -> None:
+        """The same by names alone, without the model: of what was trained
+        on another one, at another place, or of one loaded otherwise."""
+        self._check_model(model)
+        if hook_point:
+            self.sae.check_hook_point(hook_point)
+        if self.center_writing_weights != center_writing_weights:
+            raise InputError(
+                f"{self.name} needs {model} loaded with "
+                f"{CENTER}={self.center_writing_weights}, not "
+                f"{center_writing_weights}"
+            )
+
+    @property
+    def name(self) -> str:
+        """As it is spoken of."""
+        return f"the SAE {self.release}/{self.sae_id}"
+
+    def _check_model(self, model: str) -> None:
+        if not same_model(self.model_name, model):
+            raise InputError(
+                f"{self.name} was trained on {self.model_name} and means "
+                f"nothing on {model}; load that model (a folder must carry "
+                "its name)"
             )
 
 

@@ -53,12 +53,19 @@ def make_language_model(
     )
 
 
-def make_sae(profile: str, name: str, release: str, sae_id: str,
-             model: Path) -> Path:  # fmt: skip
+def make_sae(
+    profile: str, name: str, release: str, sae_id: str, model: Path,
+    hook_point: str = "",
+) -> Path:  # fmt: skip
     """A published SAE as ``saes/NAME``, checked against the artifact of the
-    pretrained ``model`` it is for (InputError if it is for another)."""
+    pretrained ``model`` it is for (InputError if it is for another, for one
+    loaded otherwise, or for another place than ``hook_point``, if given).
+
+    Its ``cfg.json`` names the model, as SAELens' own do.
+    """
     from helpers.pretrained.models import load
     from helpers.pretrained.saes import load_sae
+    from helpers.sae.interchange import CONFIG as CFG
     from helpers.sae.interchange import save
 
     def make(folder: Path) -> None:
@@ -69,12 +76,16 @@ def make_sae(profile: str, name: str, release: str, sae_id: str,
                 f"SAE {release}/{sae_id} is for a pretrained model"
             )
         found = load_sae(release, sae_id)
-        found.check(load(**config[PRETRAINED]))
+        found.check(load(**config[PRETRAINED]), hook_point)
         save(found.sae, folder)
+        described = json.loads((folder / CFG).read_text())
+        described["metadata"]["model_name"] = found.model_name
+        artifacts.write_json(folder / CFG, described)
 
     return artifacts.produce(
         paths.sae(profile, name),
         make,
-        parameters={"release": release, "sae_id": sae_id},
+        parameters={"release": release, "sae_id": sae_id,
+                    "hook_point": hook_point},
         inputs=[model],
     )

@@ -25,6 +25,7 @@ from helpers import artifacts, paths, ranks, train
 from helpers.errors import InputError, unknown
 from helpers.execute.parameters import Parameter
 from helpers.sae.architectures import ARCHITECTURES, SHORT
+from helpers.train.inputs import check_tokens
 from helpers.train.stage import DEFAULTS
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
@@ -101,10 +102,11 @@ def make(wanted: dict) -> None:
     """Train the SAEs of a list as ``read`` returns it, all in one pass."""
     profile = wanted["profile"]
     model = paths.language_model(profile, wanted["model"])
+    tokens = paths.tokens(profile)
+    check_tokens(model, tokens)
     made = train.make_saes(
-        profile, wanted["saes"], model, paths.tokens(profile),
-        **wanted["how"],
-    )  # fmt: skip
+        profile, wanted["saes"], model, tokens, **wanted["how"]
+    )
     if ranks.index() == 0:
         for path in made.values():
             print(artifacts.show(path), flush=True)
