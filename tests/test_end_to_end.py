@@ -61,7 +61,7 @@ def test_running_again_runs_nothing(smoke):
 LEAST = (  # what a run of another's model adds need not be measured well
     "tokens=20000 held_out_documents=4 topk_activations=6000 "
     "l1_activations=6000 short_activations=4000 sizes=1,2 05:sample=4 "
-    "05:documents=4 factor_documents=20 10:documents=20 "
+    "05:documents=4 factor_documents=40 10:documents=20 "
     "hook_point=blocks.2.hook_resid_post context=64"
 )
 

@@ -17,11 +17,12 @@ from tests.hub import Hub
 NOTEBOOKS = chapters.sources()
 
 
+@pytest.mark.parametrize("is_pretrained", (True, False))
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_what_is_left_out_is_not_missed(name):
-    """No cell of such a run uses a name that only a left-out cell makes."""
+def test_what_is_left_out_is_not_missed(name, is_pretrained):
+    """No cell of a run uses a name that only a left-out cell makes."""
     known = {*dir(builtins), "display"}
-    for cell in origin.suited(NOTEBOOKS[name], True).cells:
+    for cell in origin.suited(NOTEBOOKS[name], is_pretrained).cells:
         if cell.cell_type != "code":
             continue
         nodes = list(ast.walk(ast.parse(cell.source)))
