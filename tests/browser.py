@@ -305,6 +305,15 @@ def _colours(driver, dark: bool) -> list[str]:
     return [f"the page is {theme} where {wanted} was asked for"]
 
 
+def check_quiet(driver, base: str) -> None:
+    """Assert that a page logged no error and asked no other host."""
+    errors = [e for e in driver.get_log("browser")
+              if e["level"] == "SEVERE" and "favicon" not in e["message"]]
+    assert errors == []
+    log = driver.get_log("performance")
+    assert [m for m in _requests(log, base) if "favicon" not in m] == []
+
+
 def _requests(log: list[dict], base: str) -> list[str]:
     """Requests that leave the book or are not answered, from Chromium's log."""
     messages = [json.loads(entry["message"])["message"] for entry in log]

@@ -98,12 +98,7 @@ def test_sliders_compute_what_python_computes_offline(page):
             "device": "H200 141 GB", "language model": "distilgpt2",
         })  # fmt: skip
         third = driver.execute_script(SEEN)
-        log = driver.get_log("performance")
-        errors = [e for e in driver.get_log("browser")
-                  if e["level"] == "SEVERE" and "favicon" not in e["message"]]
-    assert errors == []
-    asked = [m for m in browser._requests(log, base) if "favicon" not in m]
-    assert asked == []
+        browser.check_quiet(driver, base)
 
     start = plan(8.176, 2048, 8, 6, 6, "gemma-2b", "dense", 3, 31.2e12,
                  31.2e12)  # fmt: skip

@@ -127,12 +127,7 @@ def test_dragging_redraws_all_three_panels_offline(page, pair):
             By.CSS_SELECTOR, "input[type=radio][value=linear]"
         ).click()
         linear = driver.execute_script(MARKS)
-        log = driver.get_log("performance")
-        errors = [e for e in driver.get_log("browser")
-                  if e["level"] == "SEVERE" and "favicon" not in e["message"]]
-    assert errors == []
-    asked = [m for m in browser._requests(log, base) if "favicon" not in m]
-    assert asked == []
+        browser.check_quiet(driver, base)
     large = pair[0]
     for at, marks in enumerate(seen[1:], start=1):
         assert f"1 - S = {DENSITIES[at]:g}" in marks["title"]

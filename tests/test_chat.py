@@ -427,7 +427,7 @@ def test_a_killed_run_goes_on_where_it_was(store, way):
         # Two are in flight at once: at the eighth, six have been kept.
         wait_until(lambda: len(server.requests) == 8, run)
         run.send_signal(way)
-        said = run.communicate(timeout=60)[1]
+        said = run.communicate(timeout=10)[1]
         assert run.returncode != 0
         assert ("KeyboardInterrupt" in said) == (way == signal.SIGINT)
         before = {seen.user for seen in server.requests[:6]}
